@@ -1,0 +1,1 @@
+"""Ray actors: media gateway, call host, dispatcher, journal."""

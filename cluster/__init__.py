@@ -1,0 +1,1 @@
+"""Composition root: CLI, start-up, wiring."""

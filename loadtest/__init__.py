@@ -1,0 +1,1 @@
+"""Emulated carriers and callers, and measurements at the ear."""

@@ -1,0 +1,1 @@
+"""Postgres: migrations, repositories, the embedded server."""

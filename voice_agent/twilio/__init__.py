@@ -1,0 +1,1 @@
+"""Twilio Media Streams and webhooks: messages both ways, signatures, stream tokens."""
