@@ -29,6 +29,7 @@ class Capabilities:
         closed_domain: True when it only knows the knowledge base's vocabulary.
         streaming: gives results before the input is complete (STT) or the output is complete (LLM, TTS).
         push_interval_ms: how often an STT engine wants new audio while the caller speaks; 0 = only at a pause.
+        parallel: blocking calls of one replica that can run at once without slowing each other; sizes its executor.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Capabilities:
     closed_domain: bool = False
     streaming: bool = True
     push_interval_ms: int = 0
+    parallel: int = 1
 
 
 # --- speech to text -------------------------------------------------------------------------------------------
