@@ -61,13 +61,14 @@ def _claims(body: str) -> tuple[int, str, str, int, str]:
     try:
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         version, call_id, audience, expires_at_ms, nonce = claims
+        return int(version), str(call_id), str(audience), int(expires_at_ms), str(nonce)
     except (ValueError, TypeError, binascii.Error) as error:
         raise AuthError("stream token is malformed") from error
-    return int(version), str(call_id), str(audience), int(expires_at_ms), str(nonce)
 
 
 def _same(left: str, right: str) -> bool:
-    return hmac.compare_digest(left.encode(), right.encode())
+    # A peer's JSON may hold lone surrogates, which plain UTF-8 refuses.
+    return hmac.compare_digest(left.encode(errors="surrogatepass"), right.encode(errors="surrogatepass"))
 
 
 def _sign(secret: str, body: str) -> str:
