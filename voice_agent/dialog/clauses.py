@@ -1,0 +1,71 @@
+"""Cut a streamed reply into clauses that can be spoken one by one, the first as early as it sounds natural."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SENTENCE_END = re.compile(r"[.!?…]+[\"')\]]*(?=\s)|\n+")
+_CLAUSE_END = re.compile(r"[,;:](?=\s)|\s[-–—](?=\s)")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:mr|mrs|ms|dr|st|no|vs|etc|e\.g|i\.e|approx|inc|ltd|co|jr|sr|a\.m|p\.m)|\b[A-Za-z])\.$", re.IGNORECASE
+)
+_SPEAKABLE = re.compile(r"\w")
+
+
+@dataclass(slots=True)
+class ClauseSplitter:
+    """Feed text as it streams; get clauses.
+
+    The first clause may end at a comma once it has ``first_min_chars``, so that the voice starts early; later ones end
+    at sentences, or at a comma beyond ``max_chars``. Joined with single spaces the clauses are the text, white space
+    normalised. An end is only an end when white space follows, so numbers ("3.50") and streamed halves stay whole.
+    """
+
+    first_min_chars: int = 24
+    max_chars: int = 180
+    buffer: str = ""
+    first: bool = True
+
+    def feed(self, text: str) -> list[str]:
+        """Take a piece of text; return the clauses it completes."""
+        self.buffer += text
+        clauses = []
+        while (cut := self._cut()) is not None:
+            clause, self.buffer = self.buffer[:cut], self.buffer[cut:]
+            clauses += self._emit(clause)
+        return clauses
+
+    def finish(self) -> list[str]:
+        """The text has ended: return what is left."""
+        rest, self.buffer = self.buffer, ""
+        return self._emit(rest)
+
+    def _emit(self, clause: str) -> list[str]:
+        clause = " ".join(clause.split())
+        if not _SPEAKABLE.search(clause):
+            return []
+        self.first = False
+        return [clause]
+
+    def _cut(self) -> int | None:
+        for match in _SENTENCE_END.finditer(self.buffer):
+            head = self.buffer[: match.end()]
+            if _SPEAKABLE.search(head) and not _ABBREVIATION.search(head):
+                return self._early_cut(match.end()) or match.end()
+        return self._early_cut(len(self.buffer))
+
+    def _early_cut(self, limit: int) -> int | None:
+        """A comma worth cutting at before ``limit``, or None."""
+        if self.first:
+            for match in _CLAUSE_END.finditer(self.buffer, 0, limit):
+                if match.end() >= self.first_min_chars and limit - match.end() >= self.first_min_chars // 2:
+                    return match.end()
+            return None
+        if limit <= self.max_chars:
+            return None
+        commas = [m.end() for m in _CLAUSE_END.finditer(self.buffer, 0, self.max_chars)]
+        if commas:
+            return commas[-1]
+        space = self.buffer.rfind(" ", 1, self.max_chars)
+        return space if space > 0 else None

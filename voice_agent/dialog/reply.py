@@ -1,0 +1,107 @@
+"""One reply of the agent in the making: text becomes clauses, clauses become audio, audio is heard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from voice_agent.dialog.clauses import ClauseSplitter
+from voice_agent.dialog.heard import heard_prefix
+from voice_agent.dialog.records import StageTimes
+from voice_agent.ports import ReplyChunk, ToolCall
+
+END_CALL_TOOL = "end_call"
+
+
+@dataclass(slots=True)
+class Clause:
+    """A piece of the reply that is synthesised and played as one. Times in ms."""
+
+    text: str
+    asked: bool = False
+    synthesised: bool = False
+    duration_ms: int = 0
+    word_ends_ms: tuple[int, ...] = ()
+    started_at_ms: int | None = None
+    heard_ms: int = 0
+    played: bool = False
+
+    def heard_text(self) -> str:
+        """The words of this clause that were heard."""
+        if self.played:
+            return self.text
+        return heard_prefix(self.text, self.heard_ms, self.duration_ms, self.word_ends_ms)
+
+
+@dataclass(slots=True)
+class Reply:
+    """The agent's side of one turn.
+
+    ``kind`` is greeting, reply, reprompt, apology or goodbye. ``released`` says its audio may go out. Clauses are
+    synthesised one at a time, in order; of a reply not yet released only the first.
+    """
+
+    turn: int
+    kind: str
+    times: StageTimes
+    caller_text: str = ""
+    confidence: float = 0.0
+    interruptible: bool = True
+    released: bool = False
+    text_done: bool = False
+    end_reason: str = ""
+    sources: tuple[str, ...] = ()
+    clauses: list[Clause] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    failed_stages: list[str] = field(default_factory=list)
+    splitter: ClauseSplitter = field(default_factory=ClauseSplitter)
+
+    def take(self, chunk: ReplyChunk, now_ms: int) -> None:
+        """Add a streamed chunk."""
+        if chunk.tool_call is not None:
+            self.tool_calls.append(chunk.tool_call)
+            if chunk.tool_call.name == END_CALL_TOOL:
+                self.end_reason = "goodbye"
+        if chunk.sources:
+            self.sources = tuple(dict.fromkeys((*self.sources, *chunk.sources)))
+        if chunk.text and self.times.first_token_ms is None:
+            self.times.first_token_ms = now_ms
+        texts = self.splitter.feed(chunk.text)
+        if chunk.finish_reason:
+            texts += self.splitter.finish()
+            self.text_done = True
+        if texts and self.times.first_clause_ms is None:
+            self.times.first_clause_ms = now_ms
+        self.clauses += [Clause(text) for text in texts]
+
+    def next_to_synthesise(self) -> int | None:
+        """Index of the clause to be synthesised now, or None (one at a time; before release only the first)."""
+        for index, clause in enumerate(self.clauses):
+            if clause.asked and not clause.synthesised:
+                return None
+            if not clause.asked:
+                return index if index == 0 or self.released else None
+        return None
+
+    def played_out(self) -> bool:
+        """Everything there is to say has been said."""
+        return self.text_done and all(clause.played for clause in self.clauses)
+
+    def text(self) -> str:
+        """All that was to be said, as far as it is known."""
+        return " ".join(clause.text for clause in self.clauses)
+
+    def heard_text(self) -> str:
+        """What of it was heard: whole clauses, then a prefix of the one that was cut."""
+        heard = []
+        for clause in self.clauses:
+            heard.append(clause.heard_text())
+            if not clause.played:
+                break
+        return " ".join(text for text in heard if text)
+
+    def cut_at(self, now_ms: int) -> None:
+        """The leg went away while playing: the clause being played was heard up to now, at most."""
+        for clause in self.clauses:
+            if not clause.played and clause.started_at_ms is not None:
+                clause.heard_ms = max(clause.heard_ms, min(clause.duration_ms, now_ms - clause.started_at_ms))
+                return

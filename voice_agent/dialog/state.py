@@ -1,0 +1,87 @@
+"""The states of a call, and everything a call remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from voice_agent.dialog.history import History
+from voice_agent.dialog.records import StageTimes
+from voice_agent.dialog.reply import Reply
+
+
+class State(Enum):
+    """Where a call is. The value is the name used in logs and docs."""
+
+    NEW = "new"
+    LISTENING = "listening"
+    HEARING = "hearing"
+    PAUSED = "paused"
+    THINKING = "thinking"
+    SPEAKING = "speaking"
+    HELD = "held"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class Timer(Enum):
+    """Deadlines the machine keeps; at most one of each."""
+
+    ENDPOINT = "endpoint"
+    CONFIRM = "confirm"
+    SILENCE = "silence"
+    MAX_CALL = "max_call"
+
+
+Job = tuple[str, int, int]
+"""(stage, turn or utterance, pause or clause): see ``JobFailed``."""
+
+
+@dataclass(slots=True)
+class Utterance:
+    """What the caller is saying, as far as it is known.
+
+    ``prefix`` is text of earlier utterances of the same turn (the caller went on after we had closed one).
+    ``text`` is None until a flushed transcript for the current ``pause`` has come.
+    """
+
+    number: int
+    speaking: bool
+    pause: int = 0
+    text: str | None = None
+    partial: str = ""
+    confidence: float = 0.0
+
+
+@dataclass(slots=True)
+class CallState:
+    """Everything that has to survive a hand-over."""
+
+    state: State = State.NEW
+    turn: int = 0
+    pauses: int = 0
+    utterance: Utterance | None = None
+    prefix: list[str] = field(default_factory=list)
+    confidence: float = 1.0
+    times: StageTimes = field(default_factory=StageTimes)
+    reply: Reply | None = None
+    speculations: int = 0
+    reprompts: int = 0
+    history: History = field(default_factory=History)
+    jobs: set[Job] = field(default_factory=set)
+    timers: dict[Timer, int] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    caller_pii: str = ""
+    called: str = ""
+    turns: int = 0
+    started_ms: int = 0
+    now_ms: int = 0
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+    def caller_text(self) -> str:
+        """All the caller has said in this turn so far."""
+        current = self.utterance.text if self.utterance else None
+        return " ".join(part for part in (*self.prefix, current or "") if part)
