@@ -1,0 +1,61 @@
+"""TCP ports of this machine: a free one, and who holds one."""
+
+from __future__ import annotations
+
+import socket
+
+import psutil
+
+from voice_agent.errors import ConfigError
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free now, picked by the kernel."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether ``host:port`` can be bound."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def holder(port: int) -> str:
+    """Who listens on a port, in words; empty when we may not know."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr[1] == port
+                and connection.pid
+            ):
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        return ""
+    return ""
+
+
+def resolve(host: str, port: int, setting: str) -> int:
+    """``port`` itself when it is free, a free one for 0.
+
+    Raises:
+        ConfigError: somebody else holds it.
+    """
+    if port == 0:
+        return free_port(host)
+    if not is_free(host, port):
+        by = holder(port)
+        raise ConfigError(
+            f"port {port} ({setting}) is in use{f' by {by}' if by else ''}; "
+            f"stop that, or choose another with --set {setting}=N (0 picks a free one)"
+        )
+    return port

@@ -1,0 +1,209 @@
+"""Ray for one stack: a private local cluster with its own folder, token and ports, or a connection to a given one.
+
+The local cluster is made by ``ray.init`` in the process that runs the stack, on its main thread: the GCS and the raylet
+then carry a parent-death signal, so the kernel ends them with that process, whatever ended it, and workers end with
+their raylet. ``ray stop`` is never used: it would end every Ray on the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import ports
+from configs.settings import Settings, StageSettings
+from voice_agent.errors import ConfigError, VoiceAgentError
+
+CALL_SLOT = "call_slot"
+"""Custom Ray resource: one call. Actors without any resource do not keep a node from being judged idle."""
+
+_TEMP_PREFIX = "va-"
+_TEMP_PATH_MAX = 40
+"""Ray puts Unix sockets up to 66 bytes below its folder; their paths end at 107."""
+
+_OBJECT_STORE_BYTES = 128 * 2**20
+_SYSTEM_CPUS = 1.0
+"""For the dispatcher, the journal, the gateway and the ingress."""
+
+
+class RayStartError(VoiceAgentError):
+    """Ray did not come up."""
+
+    code = "ray_start"
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSize:
+    """Logical resources of a local cluster: what the profile's processes reserve, not what the machine has."""
+
+    num_cpus: int
+    call_slots: int
+    processes: int
+
+
+def cluster_size(settings: Settings) -> ClusterSize:
+    """What the profile reserves. ``settings.ray.num_cpus`` overrides the CPUs."""
+    stages = (settings.stt, settings.llm, settings.tts, settings.retriever)
+    calls = settings.calls
+    hosts = math.ceil(calls.max_calls / calls.calls_per_actor) + calls.spare_actors
+    reserved = sum(_replicas(stage) * stage.num_cpus for stage in stages) + hosts * calls.num_cpus + _SYSTEM_CPUS
+    return ClusterSize(
+        num_cpus=settings.ray.num_cpus or math.ceil(reserved),
+        call_slots=hosts * calls.calls_per_actor,
+        processes=hosts + sum(_replicas(stage) for stage in stages) + 6,
+    )
+
+
+def _replicas(stage: StageSettings) -> int:
+    return max(stage.replicas, stage.max_replicas)
+
+
+def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
+    """Flags that every Ray process of the stack needs. A value already in the environment wins over these."""
+    workers = str(min(size.processes, 2 * (os.cpu_count() or 1) + 2))
+    return {
+        "RAY_AUTH_MODE": settings.ray.auth,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # Halves the cost of a request: one event loop per replica, gRPC between caller and replica.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # It would open a port per replica and make a shutdown wait 30 s for connections that nobody has.
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+        "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "60",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # The default, 15, starves calls as soon as anything else runs on the node.
+        "RAY_worker_niceness": "0",
+        "RAY_worker_maximum_startup_concurrency": workers,
+        "RAY_num_workers_soft_limit": workers,
+        "RAY_metrics_report_interval_ms": "5000",
+        "RAY_health_check_initial_delay_ms": "5000",
+        "RAY_health_check_period_ms": "2000",
+        "RAY_health_check_timeout_ms": "5000",
+        "RAY_health_check_failure_threshold": "4",
+    }
+
+
+class RayCluster:
+    """Starts and stops Ray for one stack.
+
+    ``prepare`` must run before anything imports ray: the flags are read at import. ``start`` must run on the main
+    thread: the parent-death signal follows the thread that forked.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._size = cluster_size(settings)
+        self._temp_dir: Path | None = None
+        self._started = False
+
+    @property
+    def temp_dir(self) -> Path | None:
+        """Ray's folder: sockets, logs, the token. None when the cluster is not ours."""
+        return self._temp_dir
+
+    @property
+    def local(self) -> bool:
+        """Whether this stack starts the cluster itself."""
+        return not self._settings.ray.address
+
+    def prepare(self) -> None:
+        """Make the folder and the token, and set the flags in this process's environment.
+
+        Raises:
+            ConfigError: no short enough folder for Ray's Unix sockets can be made.
+        """
+        for key, value in stack_environment(self._settings, self._size).items():
+            os.environ.setdefault(key, value)
+        os.environ["RAY_AUTH_MODE"] = self._settings.ray.auth
+        if not self.local:
+            return
+        self._temp_dir = _short_temp_dir()
+        os.environ["AUTOSCALER_METRIC_PORT"] = str(ports.free_port())
+        os.environ["DASHBOARD_METRIC_PORT"] = str(ports.free_port())
+        os.environ.pop("RAY_ADDRESS", None)
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+        if self._settings.ray.auth == "token":
+            token_path = self._temp_dir / "token"
+            descriptor = os.open(token_path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as token_file:
+                token_file.write(secrets.token_hex(32))
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path)
+
+    def start(self) -> None:
+        """Start the local cluster, or connect to ``settings.ray.address``.
+
+        Raises:
+            RayStartError: Ray did not come up, or the cluster did not answer.
+        """
+        import ray
+
+        # What half of a start has left behind goes with `stop`, so it counts as started from here on.
+        self._started = True
+        try:
+            ray.init(**self._options())
+        except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
+            where = f"the cluster at {self._settings.ray.address}" if not self.local else "a local Ray"
+            raise RayStartError(f"could not start or reach {where}: {error}") from error
+
+    def _options(self) -> dict[str, Any]:
+        common: dict[str, Any] = {
+            "namespace": self._settings.ray.namespace,
+            "log_to_driver": False,
+            "configure_logging": False,
+            "logging_level": logging.ERROR,
+        }
+        if not self.local:
+            return common | {"address": self._settings.ray.address}
+        return common | {
+            "address": "local",
+            "num_cpus": self._size.num_cpus,
+            "resources": {CALL_SLOT: self._size.call_slots},
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": self._settings.ray.dashboard,
+            "dashboard_port": self._settings.ray.dashboard_port or None,
+            "_node_ip_address": "127.0.0.1",
+            "_temp_dir": str(self._temp_dir),
+        }
+
+    def stop(self, *, logs_to: Path | None = None) -> None:
+        """Stop what ``start`` began and remove Ray's folder; its logs are moved to ``logs_to``. Idempotent."""
+        if self._started:
+            import ray
+
+            ray.shutdown()
+            self._started = False
+        if self._temp_dir is not None:
+            if logs_to is not None:
+                keep_logs(self._temp_dir, logs_to)
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
+            self._temp_dir = None
+
+
+def keep_logs(temp_dir: Path, target: Path) -> None:
+    """Move Ray's logs out of its folder, so that a failed start can be looked into. Nothing to move is no error."""
+    logs = temp_dir / "session_latest" / "logs"
+    if not logs.is_dir() or target.exists():
+        return
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(logs, target, symlinks=True, ignore_dangling_symlinks=True)
+
+
+def _short_temp_dir() -> Path:
+    for root in (tempfile.gettempdir(), "/tmp"):
+        if len(root) + len(_TEMP_PREFIX) + 9 > _TEMP_PATH_MAX:
+            continue
+        with contextlib.suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=root))
+    raise ConfigError(
+        f"Ray needs a writable folder for its sockets with a path under {_TEMP_PATH_MAX} characters; set TMPDIR"
+    )
