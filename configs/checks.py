@@ -1,0 +1,55 @@
+"""What single settings cannot say about themselves: URLs, and values that contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import SplitResult, urlsplit
+
+from configs.settings import Settings
+
+
+def contradictions(settings: Settings) -> list[tuple[str, str]]:
+    """(key, what is wanted) of every setting that does not fit."""
+    return [*_urls(settings), *_orders(settings)]
+
+
+def _urls(settings: Settings) -> Iterator[tuple[str, str]]:
+    server = settings.server
+    wanted = (
+        ("server.public_url", server.public_url, ("https", "http"), "e.g. https://voice.example.com"),
+        ("server.public_media_url", server.public_media_url, ("wss", "ws"), "e.g. wss://voice.example.com/media"),
+        ("kb.qdrant_url", settings.kb.qdrant_url, ("http", "https"), "e.g. http://qdrant:6333"),
+        ("telemetry.otlp_endpoint", settings.telemetry.otlp_endpoint, ("http", "https"), "e.g. http://collector:4318"),
+        ("storage.dsn", settings.storage.dsn, ("postgresql", "postgres"), "e.g. postgresql://user@host:5432/voice"),
+    )
+    for name, value, schemes, example in wanted:
+        if value and not _fits(value, schemes, query=name == "storage.dsn"):
+            words = " or ".join(f"{scheme}://" for scheme in schemes)
+            yield name, f"a URL that starts with {words}, has a host and no query is wanted, {example}"
+
+
+def _fits(value: str, schemes: tuple[str, ...], *, query: bool) -> bool:
+    try:
+        parts: SplitResult = urlsplit(value)
+        host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    if query:  # a DSN may name its host as ?host=/folder
+        return parts.scheme in schemes and (host or bool(parts.query))
+    return parts.scheme in schemes and host and not parts.query and not parts.fragment
+
+
+def _orders(settings: Settings) -> Iterator[tuple[str, str]]:
+    turn, media = settings.turn, settings.media
+    if turn.endpoint_short_ms > turn.endpoint_ms:
+        yield "turn.endpoint_short_ms", f"at most turn.endpoint_ms ({turn.endpoint_ms}) is wanted"
+    if turn.endpoint_long_ms < turn.endpoint_ms:
+        yield "turn.endpoint_long_ms", f"at least turn.endpoint_ms ({turn.endpoint_ms}) is wanted"
+    if media.pause_ms > turn.endpoint_short_ms:
+        yield "media.pause_ms", f"at most turn.endpoint_short_ms ({turn.endpoint_short_ms}) is wanted"
+    if media.lead_ms < media.chunk_ms:
+        yield "media.lead_ms", f"at least media.chunk_ms ({media.chunk_ms}) is wanted"
+    for name in ("stt", "llm", "tts", "retriever"):
+        stage = getattr(settings, name)
+        if stage.max_replicas and stage.max_replicas < stage.replicas:
+            yield f"{name}.max_replicas", f"0 or at least {name}.replicas ({stage.replicas}) is wanted"
