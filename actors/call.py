@@ -1,0 +1,205 @@
+"""The call actor: a warm, re-used process that hosts calls, each in a shell of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from actors.call_kit import CallKit, DialogMachines
+from actors.call_shell import HANDED_OVER, CallShell
+from actors.codec import Message
+from actors.link import LinkConnection, LinkServer
+from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach
+from actors.orphans import Orphans
+from actors.outbox import JournalOutbox, JournalPort
+from actors.plane import ModelPlane
+from actors.tasks import LoopLag, TaskKeeper
+from configs.runtime import StackContext
+from voice_agent.admission import HostAddress
+from voice_agent.dialog.events import HangUpRequested
+from voice_agent.errors import ProtocolError
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class CallEdges:
+    """What a call actor meets outside its process; in a cluster all of it is Ray."""
+
+    plane: ModelPlane
+    journal: JournalPort
+    bind_host: str
+
+
+class CallActor:
+    """Hosts up to ``calls.calls_per_actor`` calls. Plain class: the dispatcher's factory makes it a Ray actor.
+
+    Args:
+        context: the stack.
+        host_id: its name, ``call-host-<n>``.
+        edges: for tests; None connects to the Ray cluster this process belongs to.
+    """
+
+    def __init__(self, context: StackContext, host_id: str, edges: CallEdges | None = None) -> None:
+        self._context = context
+        self._host_id = host_id
+        self._edges = edges
+        self._capacity = context.settings.calls.calls_per_actor
+        self._shells: dict[str, CallShell] = {}
+        self._lives: set[asyncio.Task[None]] = set()
+        self._address: HostAddress | None = None
+        self._starting = asyncio.Lock()
+        self._tasks = TaskKeeper()
+        self._lag = LoopLag()
+        self._kit: CallKit | None = None
+        self._server: LinkServer | None = None
+        self._orphans: Orphans | None = None
+
+    async def start(self) -> HostAddress:
+        """Warm the model plane, then listen for the media link. Idempotent.
+
+        Raises:
+            EngineUnavailableError: a stage of the model plane does not answer.
+        """
+        async with self._starting:
+            if self._address is None:
+                self._address = await self._start()
+            return self._address
+
+    async def _start(self) -> HostAddress:
+        edges = self._edges or _cluster_edges(self._context)
+        await edges.plane.warm()
+        settings = self._context.settings
+        outbox = JournalOutbox(edges.journal)
+        self._tasks.start(outbox.run(), "outbox")
+        self._tasks.start(self._lag.run(), "loop-lag")
+        self._kit = CallKit.of(settings, edges.plane, outbox)
+        self._orphans = Orphans(DialogMachines.of(settings), outbox, keep_s=settings.calls.reserve_s)
+        self._server = LinkServer(self._serve, name=self._host_id, secret=self._context.link_secret)
+        host, port = await self._server.start(edges.bind_host)
+        return HostAddress(self._host_id, host, port)
+
+    async def status(self) -> dict[str, Any]:
+        """What runs here. After the last call ``tasks`` and ``open_requests`` are 0."""
+        address, kit = self._address, self._kit
+        return {
+            "host_id": self._host_id,
+            "host": address.host if address else "",
+            "port": address.port if address else 0,
+            "pid": os.getpid(),
+            "capacity": self._capacity,
+            "calls": {
+                call_id: {"epoch": shell.epoch, "gateway": _peer(shell)} for call_id, shell in self._shells.items()
+            },
+            "orphans": self._orphans.call_ids if self._orphans else [],
+            "tasks": sum(1 + shell.open_jobs for shell in self._shells.values()),
+            "open_requests": kit.plane.open_requests if kit else 0,
+            "journal_waiting": kit.outbox.waiting if kit else 0,
+            "journal_dropped": kit.outbox.dropped if kit else 0,
+            "loop_lag_ms": self._lag.worst_ms,
+        }
+
+    async def hang_up(self, call_id: str, reason: str) -> bool:
+        """End a call with a goodbye. False when it is not here."""
+        shell = self._shells.get(call_id)
+        if shell is not None:
+            shell.deliver(HangUpRequested(reason))
+        return shell is not None
+
+    async def stop(self) -> None:
+        """Let go of all calls (their gateways find them another host), give records to the journal. Idempotent."""
+        for shell in tuple(self._shells.values()):
+            shell.detach(HANDED_OVER)
+        if self._lives:
+            await asyncio.wait(tuple(self._lives), timeout=FLUSH_S)
+        if self._server is not None:
+            await self._server.stop()
+        if self._orphans is not None:
+            self._orphans.close()
+        if self._kit is not None and not await self._kit.outbox.flush(FLUSH_S):
+            logger.warning("records lost at stop", extra={"waiting": self._kit.outbox.waiting})
+        await self._tasks.aclose()
+        self._address = self._server = None
+
+    # --- the media link ---
+
+    async def _serve(self, connection: LinkConnection) -> None:
+        """One gateway's link, until it closes; its calls wait for another gateway then."""
+        async for message in connection:
+            self._take(connection, message)
+        for shell in [shell for shell in self._shells.values() if shell.port is connection]:
+            self._orphan(shell)
+
+    def _take(self, connection: LinkConnection, message: Message) -> None:
+        if isinstance(message, Attach):
+            self._attach(connection, message)
+            return
+        if not isinstance(message, CallEvent | CallerAudio | Detach):
+            raise ProtocolError(f"a gateway sent {type(message).__name__}, which only call actors send")
+        shell = self._shells.get(message.call_id)
+        if shell is None or shell.port is not connection:
+            return  # late news of a call that has ended or moved
+        if isinstance(message, CallerAudio):
+            shell.audio(message.utterance, message.offset_samples, message.audio)
+        elif isinstance(message, CallEvent):
+            shell.deliver(message.event)
+        else:
+            shell.detach(message.reason)
+
+    def _attach(self, connection: LinkConnection, attach: Attach) -> None:
+        assert self._kit is not None
+        assert self._orphans is not None
+        held = self._shells.get(attach.call_id)
+        if held is not None and held.port is connection and attach.epoch <= held.epoch:
+            logger.warning("attach of an older epoch refused", extra={"call_id": attach.call_id})
+            return
+        if held is None and len(self._shells) >= self._capacity:
+            connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason="full"))
+            logger.warning("attach refused, no room", extra={"call_id": attach.call_id, "capacity": self._capacity})
+            return
+        snapshot = attach.snapshot or self._orphans.take(attach.call_id)
+        if held is not None:
+            snapshot = attach.snapshot or held.snapshot
+            held.detach(HANDED_OVER)
+        try:
+            shell = CallShell(replace(attach, snapshot=snapshot), connection, self._kit)
+        except ProtocolError as error:
+            logger.warning("snapshot refused", extra={"call_id": attach.call_id, "reason": error.message})
+            connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason="failed"))
+            return
+        self._shells[attach.call_id] = shell
+        life = self._tasks.start(self._live(shell), f"call-{attach.call_id}")
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+
+    async def _live(self, shell: CallShell) -> None:
+        try:
+            await shell.run()
+        finally:
+            if self._shells.get(shell.call_id) is shell:
+                del self._shells[shell.call_id]
+
+    def _orphan(self, shell: CallShell) -> None:
+        """The gateway is gone; keep the state until the carrier has found another."""
+        assert self._orphans is not None
+        shell.detach(HANDED_OVER)
+        if not shell.ended and shell.snapshot:
+            logger.warning("call without a gateway", extra={"call_id": shell.call_id})
+            self._orphans.keep(shell.call_id, shell.snapshot)
+
+
+def _peer(shell: CallShell) -> str:
+    return shell.port.peer if isinstance(shell.port, LinkConnection) else ""
+
+
+def _cluster_edges(context: StackContext) -> CallEdges:
+    """The edges of a process in a Ray cluster."""
+    from actors.clients import RayJournal, node_address
+    from actors.serve_plane import ServePlane
+
+    return CallEdges(ServePlane(), RayJournal(context.settings.ray.namespace), node_address())

@@ -1,0 +1,129 @@
+"""What the calls of one actor share: the model plane, the way to the journal, the policies, the clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from actors.messages import ToGateway
+from actors.outbox import JournalOutbox
+from actors.plane import ModelPlane
+from configs.settings import Settings
+from voice_agent.dialog.commands import Command
+from voice_agent.dialog.events import Event
+from voice_agent.dialog.machine import DialogMachine
+from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
+
+
+class GatewayPort(Protocol):
+    """The call's end of the media link."""
+
+    def send(self, message: ToGateway) -> bool:
+        """Queue a message; never waits. False when the link is gone."""
+
+
+class Machine(Protocol):
+    """The pure core of a call; see ``voice_agent.dialog.machine``."""
+
+    def receive(self, event: Event, now_ms: int) -> None:
+        """Take an event."""
+
+    def take_commands(self) -> list[Command]:
+        """Commands since the last call, in order."""
+
+    def on_deadline(self, now_ms: int) -> None:
+        """Time has passed."""
+
+    def next_deadline_ms(self) -> int | None:
+        """When ``on_deadline`` wants to be called."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything the call remembers, JSON-able."""
+
+
+class MachineFactory(Protocol):
+    """Makes the machine of a call."""
+
+    def new(self, call_id: str) -> Machine:
+        """For a call that begins."""
+
+    def restore(self, snapshot: Mapping[str, Any]) -> Machine:
+        """For a call that another actor had.
+
+        Raises:
+            ProtocolError: the snapshot is of a newer version.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class DialogMachines:
+    """``MachineFactory`` of real dialogs."""
+
+    policy: TurnPolicy
+    agent: AgentPhrases
+
+    @classmethod
+    def of(cls, settings: Settings) -> DialogMachines:
+        """Policies from the ``turn`` and ``agent`` sections; ``{company}`` is filled in."""
+        turn, agent = settings.turn, settings.agent
+        policy = TurnPolicy(
+            speculate=turn.speculate,
+            endpoint_ms=turn.endpoint_ms,
+            endpoint_short_ms=turn.endpoint_short_ms,
+            endpoint_long_ms=turn.endpoint_long_ms,
+            barge_in_confirm_ms=turn.barge_in_confirm_ms,
+            reprompt_after_ms=round(turn.reprompt_after_s * 1000),
+            reprompts=turn.reprompts,
+            max_call_ms=round(turn.max_call_s * 1000),
+        )
+        names = ("system_prompt", "greeting", "reprompt", "not_understood", "apology", "goodbye", "silence_goodbye")
+        phrases = {name: getattr(agent, name).replace("{company}", agent.company) for name in names}
+        return cls(policy, AgentPhrases(**phrases))
+
+    def new(self, call_id: str) -> Machine:
+        """For a call that begins."""
+        return DialogMachine(self.policy, self.agent, call_id)
+
+    def restore(self, snapshot: Mapping[str, Any]) -> Machine:
+        """For a call that another actor had."""
+        return DialogMachine.restore(dict(snapshot), self.policy, self.agent)
+
+
+@dataclass(frozen=True, slots=True)
+class CallKit:
+    """Shared by the calls of one actor.
+
+    Attributes:
+        machines: makes the pure core of a call.
+        plane: the engines.
+        outbox: the way to the journal.
+        patience_s: a stage that has given nothing for this long has failed.
+        top_k: passages per question.
+        voice: of the synthesiser.
+        event_log: whether events and commands go to the journal.
+        wall_clock: Unix time in s, for the record of the call's start only.
+    """
+
+    machines: MachineFactory
+    plane: ModelPlane
+    outbox: JournalOutbox
+    patience_s: float = 6.0
+    top_k: int = 4
+    voice: str = ""
+    event_log: bool = True
+    wall_clock: Callable[[], float] = field(default=time.time)
+
+    @classmethod
+    def of(cls, settings: Settings, plane: ModelPlane, outbox: JournalOutbox) -> CallKit:
+        """From the settings of the stack."""
+        return cls(
+            machines=DialogMachines.of(settings),
+            plane=plane,
+            outbox=outbox,
+            patience_s=settings.turn.stage_deadline_s,
+            top_k=settings.retriever.top_k,
+            voice=settings.tts.voice,
+            event_log=settings.telemetry.event_log,
+        )

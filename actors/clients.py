@@ -1,0 +1,46 @@
+"""The named actors as other processes use them: Ray's errors become the tree's."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from actors.outbox import JournalRecord
+from voice_agent.errors import StorageError
+
+JOURNAL: Final = "journal"
+DISPATCHER: Final = "dispatcher"
+HOST_PREFIX: Final = "call-host-"
+GATEWAY_PREFIX: Final = "gateway-"
+
+
+def node_address() -> str:
+    """Address of this node as the other nodes see it."""
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
+
+
+class RayJournal:
+    """``JournalPort`` over the named actor."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._actor: Any = None
+
+    async def batch(self, records: list[JournalRecord]) -> None:
+        """Take records in order.
+
+        Raises:
+            StorageError: the journal is away or refuses.
+        """
+        try:
+            if self._actor is None:
+                self._actor = ray.get_actor(JOURNAL, namespace=self._namespace)
+            await self._actor.batch.remote(records)
+        except (RayError, ValueError) as error:
+            # A restarted actor keeps its handle; one that was made anew does not.
+            if not isinstance(error, RayTaskError):
+                self._actor = None
+            raise StorageError(f"the journal does not take records: {type(error).__name__}") from error

@@ -1,0 +1,68 @@
+"""Calls whose gateway died: their state waits until the carrier has connected again, or is recorded as lost."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import msgpack
+
+from actors.call_kit import MachineFactory
+from actors.outbox import JournalOutbox
+from voice_agent.dialog.commands import EndCall, RecordTurn
+from voice_agent.dialog.events import CarrierStopped
+from voice_agent.errors import ProtocolError
+
+LOST = "gateway_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    snapshot: bytes
+    expiry: asyncio.TimerHandle
+
+
+class Orphans:
+    """Keeps snapshots for ``keep_s``; the call actor's capacity bounds how many there can be."""
+
+    def __init__(self, machines: MachineFactory, outbox: JournalOutbox, *, keep_s: float) -> None:
+        self._machines = machines
+        self._outbox = outbox
+        self._keep_s = keep_s
+        self._waiting: dict[str, _Orphan] = {}
+
+    @property
+    def call_ids(self) -> list[str]:
+        """Calls that wait for a gateway."""
+        return list(self._waiting)
+
+    def keep(self, call_id: str, snapshot: bytes) -> None:
+        """Keep the newest state of a call."""
+        self.take(call_id)
+        expiry = asyncio.get_running_loop().call_later(self._keep_s, self._lose, call_id)
+        self._waiting[call_id] = _Orphan(snapshot, expiry)
+
+    def take(self, call_id: str) -> bytes:
+        """The state of a call that has found a gateway; empty when it is not here."""
+        orphan = self._waiting.pop(call_id, None)
+        if orphan is None:
+            return b""
+        orphan.expiry.cancel()
+        return orphan.snapshot
+
+    def close(self) -> None:
+        """Record all that wait as lost."""
+        for call_id in tuple(self._waiting):
+            self._lose(call_id)
+
+    def _lose(self, call_id: str) -> None:
+        """Nobody came: let the dialog end itself, so that its turn and its call are on record."""
+        try:
+            machine = self._machines.restore(msgpack.unpackb(self.take(call_id)))
+        except ProtocolError:
+            return
+        # The machine's clock does not run backwards: 0 means the time of its newest event.
+        machine.receive(CarrierStopped(LOST), 0)
+        for command in machine.take_commands():
+            if isinstance(command, RecordTurn | EndCall):
+                self._outbox.add(command.record)

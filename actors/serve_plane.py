@@ -1,0 +1,143 @@
+"""The model plane over Ray Serve handles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+from ray import serve
+from ray.exceptions import RayError
+
+from voice_agent.errors import EngineFailedError, EngineUnavailableError, VoiceAgentError
+from voice_agent.ports import (
+    Capabilities,
+    ReplyChunk,
+    ReplyRequest,
+    SearchRequest,
+    SearchResponse,
+    SpeakRequest,
+    SpeechChunk,
+    TranscribeRequest,
+    TranscribeResponse,
+)
+
+STAGES: Final = {"stt": "SpeechToText", "retriever": "Retriever", "llm": "LanguageModel", "tts": "TextToSpeech"}
+"""Serve application and deployment of each stage."""
+
+
+def engine_error(stage: str, error: BaseException) -> VoiceAgentError:
+    """What a failed Serve request means to a call.
+
+    A replica's own ``VoiceAgentError`` keeps its class, so that its ``code`` and ``retryable`` survive the way; a dead,
+    unreachable or overloaded replica and any other exception are ``EngineFailedError``: another replica may do better.
+    """
+    for known in (getattr(error, "cause", None), error):
+        if isinstance(known, VoiceAgentError):
+            return _own_class(known)(f"{stage}: {known}")
+    return EngineFailedError(f"{stage}: the request failed with {type(error).__name__}")
+
+
+def _own_class(error: VoiceAgentError) -> type[VoiceAgentError]:
+    """The class without Ray's part: Ray raises instances of a class made of its own and the cause's."""
+    kinds = (kind for kind in type(error).__mro__ if issubclass(kind, VoiceAgentError))
+    return next((kind for kind in kinds if not issubclass(kind, RayError)), EngineFailedError)
+
+
+class ServePlane:
+    """``ModelPlane`` over the handles of the Serve applications; one per process, shared by its calls.
+
+    Handles are made in ``warm``, inside the process that uses them.
+    """
+
+    def __init__(self, *, warm_timeout_s: float = 60.0) -> None:
+        self._warm_timeout_s = warm_timeout_s
+        self._open = 0
+        self._handles: dict[str, Any] = {}
+        self._stt: Capabilities | None = None
+
+    @property
+    def open_requests(self) -> int:
+        """Requests and streams that are not over."""
+        return self._open
+
+    @property
+    def stt_capabilities(self) -> Capabilities:
+        """Of the speech-to-text engine.
+
+        Raises:
+            EngineUnavailableError: before ``warm``.
+        """
+        if self._stt is None:
+            raise EngineUnavailableError("the model plane is used before it is warm; await warm() first")
+        return self._stt
+
+    async def warm(self) -> None:
+        """Make the handles and ask each stage for its capabilities.
+
+        Raises:
+            EngineUnavailableError: a stage is not deployed or does not answer in time.
+        """
+        handles = {app: serve.get_deployment_handle(deployment, app_name=app) for app, deployment in STAGES.items()}
+        for app, handle in handles.items():
+            try:
+                async with asyncio.timeout(self._warm_timeout_s):
+                    capabilities = await self._unary(app, handle.capabilities)
+            except (TimeoutError, VoiceAgentError) as error:
+                raise EngineUnavailableError(f"the {app} app does not answer; is it deployed? {error}") from error
+            if app == "stt":
+                self._stt = capabilities
+        # Method handles share the router of their deployment, which is warm now.
+        self._handles = {
+            "stt": handles["stt"].transcribe,
+            "retriever": handles["retriever"].search,
+            "llm": handles["llm"].options(method_name="reply", stream=True),
+            "tts": handles["tts"].options(method_name="speak", stream=True),
+        }
+
+    async def transcribe(self, request: TranscribeRequest) -> TranscribeResponse:
+        """Send audio of an utterance."""
+        response: TranscribeResponse = await self._unary("stt", self._handles["stt"], request)
+        return response
+
+    async def search(self, request: SearchRequest) -> SearchResponse:
+        """Search the knowledge base."""
+        response: SearchResponse = await self._unary("retriever", self._handles["retriever"], request)
+        return response
+
+    def reply(self, request: ReplyRequest) -> AsyncGenerator[ReplyChunk, None]:
+        """Stream a reply."""
+        return self._stream("llm", request)
+
+    def speak(self, request: SpeakRequest) -> AsyncGenerator[SpeechChunk, None]:
+        """Stream the speech of a clause."""
+        return self._stream("tts", request)
+
+    async def _unary(self, stage: str, handle: Any, *arguments: Any) -> Any:
+        response = handle.remote(*arguments)
+        self._open += 1
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except Exception as error:
+            # Serve raises its own errors, Ray's, gRPC's and whatever the replica raised: this is the request border.
+            raise engine_error(stage, error) from error
+        finally:
+            self._open -= 1
+
+    async def _stream(self, stage: str, request: Any) -> AsyncGenerator[Any, None]:
+        response = self._handles[stage].remote(request)
+        self._open += 1
+        over = False
+        try:
+            async for item in response:
+                yield item
+            over = True
+        except Exception as error:
+            raise engine_error(stage, error) from error
+        finally:
+            self._open -= 1
+            if not over:
+                response.cancel()

@@ -1,0 +1,187 @@
+"""A scripted model plane in this process, and a gateway's end of the link that remembers what it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from actors.call_kit import CallKit, DialogMachines
+from actors.messages import Control, Play, Snapshot
+from actors.outbox import JournalOutbox
+from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
+from voice_agent.errors import EngineFailedError
+from voice_agent.ports import (
+    Capabilities,
+    Passage,
+    ReplyChunk,
+    SearchResponse,
+    SpeechChunk,
+    TranscribeResponse,
+)
+
+PASSAGE = Passage("c1", "We open at nine.", "We open at nine.", "Hours", "hours.md", 0.9, 0.9, 1.0)
+
+
+class Gate:
+    """Blocks whoever passes until it is opened."""
+
+    def __init__(self):
+        self.event = asyncio.Event()
+        self.waiting = 0
+
+    async def __call__(self):
+        self.waiting += 1
+        try:
+            await self.event.wait()
+        finally:
+            self.waiting -= 1
+
+    def open(self):
+        self.event.set()
+
+
+class LocalPlane:
+    """``ModelPlane`` with a script.
+
+    ``failures[stage]`` is a queue of exceptions raised by the next requests of a stage; ``gates[stage]`` holds a stage
+    up; ``closed[stage]`` counts streams closed before their end; ``transcripts`` answers flushed requests in turn.
+    """
+
+    def __init__(self, push_interval_ms=0):
+        self.stt_capabilities = Capabilities("scripted", "1", simulated=True, push_interval_ms=push_interval_ms)
+        self.open_requests = 0
+        self.failures = {stage: deque() for stage in ("transcribe", "search", "reply", "speak")}
+        self.gates = {}
+        self.closed = {"reply": 0, "speak": 0}
+        self.requests = {stage: [] for stage in ("transcribe", "search", "reply", "speak")}
+        self.transcripts = deque()
+        self.need_from = deque()
+        self.reply_chunks = [ReplyChunk("We open at nine. "), ReplyChunk("Come in.", finish_reason="stop")]
+        self.fail_after_first = {}
+        self.speech_ms = 400
+        self.warmed = 0
+
+    async def warm(self):
+        self.warmed += 1
+
+    async def _enter(self, stage, request):
+        self.requests[stage].append(request)
+        if self.failures[stage]:
+            raise self.failures[stage].popleft()
+        if stage in self.gates:
+            await self.gates[stage]()
+
+    async def transcribe(self, request):
+        self.open_requests += 1
+        try:
+            if request.end:
+                self.requests["transcribe"].append(request)
+                return TranscribeResponse()
+            await self._enter("transcribe", request)
+            if self.need_from:
+                return TranscribeResponse(need_from=self.need_from.popleft())
+            if not request.flush:
+                return TranscribeResponse(text="when do", confidence=0.5)
+            text = self.transcripts.popleft() if self.transcripts else "when do you open"
+            return TranscribeResponse(text=text, confidence=0.9, flushed=True)
+        finally:
+            self.open_requests -= 1
+
+    async def search(self, request):
+        self.open_requests += 1
+        try:
+            await self._enter("search", request)
+            return SearchResponse((PASSAGE,))
+        finally:
+            self.open_requests -= 1
+
+    async def reply(self, request):
+        async for item in self._stream("reply", request, self.reply_chunks):
+            yield item
+
+    async def speak(self, request):
+        audio = b"\x10" * (8 * self.speech_ms // 2)
+        async for item in self._stream("speak", request, [SpeechChunk(audio), SpeechChunk(audio, last=True)]):
+            yield item
+
+    async def _stream(self, stage, request, items):
+        self.open_requests += 1
+        over = False
+        try:
+            await self._enter(stage, request)
+            for index, item in enumerate(items):
+                if index and self.fail_after_first.get(stage):
+                    over = True
+                    raise EngineFailedError("broke off")
+                if index and f"{stage}-middle" in self.gates:
+                    await self.gates[f"{stage}-middle"]()
+                yield item
+            over = True
+        except EngineFailedError:
+            over = True
+            raise
+        finally:
+            self.open_requests -= 1
+            if not over:
+                self.closed[stage] += 1
+
+
+class ListJournal:
+    """``JournalPort`` that keeps what it is given; ``away`` is raised while set."""
+
+    def __init__(self):
+        self.records = []
+        self.away = None
+
+    async def batch(self, records):
+        if self.away is not None:
+            raise self.away
+        self.records += records
+
+    def of(self, kind):
+        return [record for record in self.records if isinstance(record, kind)]
+
+
+class FakeGateway:
+    """``GatewayPort`` that keeps what the call sends."""
+
+    def __init__(self):
+        self.sent = []
+        self.seen = asyncio.Event()
+
+    def send(self, message):
+        self.sent.append(message)
+        self.seen.set()
+        return True
+
+    def plays(self):
+        return [message for message in self.sent if isinstance(message, Play)]
+
+    def controls(self, verb):
+        return [message for message in self.sent if isinstance(message, Control) and message.verb == verb]
+
+    def snapshots(self):
+        return [message for message in self.sent if isinstance(message, Snapshot)]
+
+
+async def until(condition, timeout_s=5.0):
+    """Wait until ``condition()`` is true."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+POLICY = TurnPolicy(endpoint_ms=120, endpoint_short_ms=100, endpoint_long_ms=150)
+PHRASES = AgentPhrases()
+
+
+def kit_of(plane, journal, *, patience_s=5.0, policy=POLICY, machines=None):
+    """A kit with an outbox whose task the caller starts."""
+    outbox = JournalOutbox(journal, batch_s=0.01)
+    return CallKit(
+        machines=machines or DialogMachines(policy, PHRASES),
+        plane=plane,
+        outbox=outbox,
+        patience_s=patience_s,
+        wall_clock=lambda: 1_000_000.0,
+    )
