@@ -1,0 +1,227 @@
+"""The segmenter, the store of caller audio and the sample clock."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voice_agent.speech import (
+    CallerAudioStore,
+    SampleClock,
+    SpeechOnset,
+    SpeechPause,
+    SpeechSegmenter,
+    SpeechSettings,
+)
+
+QUIET, LOUD = [-70.0] * 4, [-20.0] * 4
+WINDOW = 256
+PROBABILITY = {"#": 0.9, "-": 0.4, ".": 0.02}
+
+
+def feed(segmenter: SpeechSegmenter, timeline: str, *, playing: bool = False) -> list[SpeechOnset | SpeechPause]:
+    """``#`` speech, ``-`` between the thresholds (both loud), ``.`` silence, ``l`` loud but no speech."""
+    signals = []
+    for letter in timeline:
+        level = QUIET if letter == "." else LOUD
+        signal = segmenter.accept(PROBABILITY.get(letter, 0.02), level, playing=playing)
+        if signal is not None:
+            signals.append(signal)
+    return signals
+
+
+def make(**changes: float) -> SpeechSegmenter:
+    return SpeechSegmenter(SpeechSettings(**changes))  # type: ignore[arg-type]
+
+
+def test_onset_and_pause_carry_the_exact_loud_positions() -> None:
+    segmenter = make()
+    assert feed(segmenter, "....") == []
+    assert segmenter.accept(0.9, [-70, -70, -20, -20], playing=False) is None
+    assert segmenter.accept(0.9, LOUD, playing=False) == SpeechOnset(1, 4 * WINDOW + 128, resumed=False)
+    assert segmenter.accept(0.9, [-20, -70, -70, -70], playing=False) is None
+    assert feed(segmenter, "..") == []
+    assert feed(segmenter, ".") == [SpeechPause(1, 6 * WINDOW + 64)]  # 100 ms are up in the third quiet window
+
+
+def test_the_onset_reaches_back_over_unbroken_sound_but_not_for_ever() -> None:
+    assert feed(make(), "..l##") == [SpeechOnset(1, 2 * WINDOW, resumed=False)]
+    assert feed(make(), "l.l##") == [SpeechOnset(1, 2 * WINDOW, resumed=False)]
+    assert feed(make(), "..llllllll##") == [SpeechOnset(1, (10 - 3) * WINDOW, resumed=False)]
+
+
+def test_one_window_of_noise_is_no_onset_and_hysteresis_keeps_speech_up() -> None:
+    assert feed(make(), "#.#.#.--.") == []
+    assert feed(make(), "##-------") == [SpeechOnset(1, 0, resumed=False)]
+
+
+def test_more_windows_may_be_asked_while_the_agent_speaks() -> None:
+    segmenter = make(onset_windows_playing=4)
+    assert feed(segmenter, "###", playing=True) == []
+    assert feed(segmenter, "#", playing=True) == [SpeechOnset(1, 0, resumed=False)]
+
+
+def test_speech_resumes_an_open_utterance_and_begins_a_new_one_after_close() -> None:
+    segmenter = make()
+    assert [type(s) for s in feed(segmenter, "##.....##.....")] == [SpeechOnset, SpeechPause, SpeechOnset, SpeechPause]
+    assert feed(segmenter, "##")[0] == SpeechOnset(1, 14 * WINDOW, resumed=True)
+    assert not segmenter.close(2)
+    assert segmenter.close(1)
+    assert not segmenter.speaking
+    assert feed(segmenter, "##") == [SpeechOnset(2, 16 * WINDOW, resumed=False)]
+
+
+def test_a_steady_hum_becomes_background() -> None:
+    segmenter = make()
+    for _ in range(300):
+        segmenter.accept(0.02, [-30.0] * 4, playing=False)
+    signals = [segmenter.accept(0.9, [-30.0, -30.0, -10.0, -10.0], playing=False) for _ in range(2)]
+    assert signals[1] == SpeechOnset(1, 300 * WINDOW + 128, resumed=False)
+    quiet = [segmenter.accept(0.02, [-30.0] * 4, playing=False) for _ in range(4)]
+    assert quiet[-1] == SpeechPause(1, 302 * WINDOW)
+
+
+@given(st.lists(st.tuples(st.sampled_from("#-.l"), st.booleans(), st.integers(0, 9)), max_size=200))
+def test_onsets_and_pauses_alternate_and_never_go_back(windows: list[tuple[str, bool, int]]) -> None:
+    segmenter = make()
+    speaking, last, number = False, 0, 0
+    for letter, playing, close in windows:
+        for signal in feed(segmenter, letter, playing=playing):
+            if isinstance(signal, SpeechOnset):
+                assert not speaking
+                assert last <= signal.at < segmenter.position
+                assert signal.utterance in (number, number + 1)
+                assert signal.resumed == (signal.utterance == number)
+                number, last = signal.utterance, signal.at
+            else:
+                assert speaking
+                assert last <= signal.end <= segmenter.position
+                last = signal.end
+            speaking = isinstance(signal, SpeechOnset)
+        if close == 0 and segmenter.close(number):
+            speaking = False
+        assert segmenter.speaking == speaking
+
+
+# --- the store ---
+
+
+def stream(samples: int) -> bytes:
+    return random.Random(7).randbytes(samples)
+
+
+def test_an_utterance_begins_a_preroll_before_its_onset() -> None:
+    store = CallerAudioStore(keep_samples=240_000, preroll_samples=800)
+    audio = stream(4000)
+    store.append(audio)
+    store.open(2000)
+    assert store.take(4000, 800) == [(0, audio[1200:2000]), (800, audio[2000:2800]), (1600, audio[2800:3600])]
+    assert store.pause(4000) == [(2400, audio[3600:4000])]
+    assert store.take(4000, 800) == []
+    assert store.replay() == [(0, audio[1200:4000])]
+
+
+def test_a_long_silence_inside_an_utterance_is_left_out_but_for_the_preroll() -> None:
+    store = CallerAudioStore(keep_samples=240_000, preroll_samples=800)
+    audio = stream(20_000)
+    store.append(audio)
+    store.open(1000)
+    store.pause(3000)
+    store.resume(15_000)
+    assert store.pause(16_000) == [(2800, audio[14_200:16_000])]
+    store.resume(16_200)
+    assert store.pause(16_400) == [(4600, audio[16_000:16_400])]
+    assert store.replay() == [(0, audio[200:3000]), (2800, audio[14_200:16_400])]
+    store.close()
+    assert store.replay() == []
+
+
+def test_a_new_utterance_does_not_repeat_audio_of_the_one_before() -> None:
+    store = CallerAudioStore(keep_samples=240_000, preroll_samples=800)
+    audio = stream(5000)
+    store.append(audio)
+    store.open(1000)
+    store.pause(3000)
+    store.close()
+    store.open(3100)
+    assert store.pause(5000) == [(0, audio[3000:5000])]
+
+
+def test_the_store_is_bounded_and_replays_what_it_still_has() -> None:
+    store = CallerAudioStore(keep_samples=8000, preroll_samples=0)
+    audio = stream(100_000)
+    sent = b""
+    for at in range(0, len(audio), 160):
+        store.append(audio[at : at + 160])
+        if at == 0:
+            store.open(0)
+        sent += b"".join(piece for _, piece in store.take(store.end, 800))
+        assert store.held_samples <= 9000 + 160
+    assert audio.startswith(sent)
+    pieces = store.replay()
+    again = b"".join(piece for _, piece in pieces)
+    assert pieces[0][0] == 0
+    assert len(again) >= 7000
+    assert sent.endswith(again)
+    store.append(bytes(800))
+    assert store.take(store.end, 800)[0][0] == len(again)  # numbering goes on behind what the new owner was given
+
+
+def test_dropped_audio_reads_as_silence() -> None:
+    store = CallerAudioStore(keep_samples=100, preroll_samples=0)
+    store.append(stream(1000))
+    first_kept = 1000 - store.held_samples
+    assert store.window(first_kept - 10, 20) == b"\xff" * 10 + stream(1000)[first_kept : first_kept + 10]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["audio", "open", "resume", "pause", "take"]), st.integers(0, 900))))
+def test_pieces_of_an_utterance_are_gapless_in_it_and_never_overlap_in_the_stream(steps: list[tuple[str, int]]) -> None:
+    store = CallerAudioStore(keep_samples=10**6, preroll_samples=300)
+    audio = b"".join(n.to_bytes(4, "big") for n in range(100_000))
+    utterance = b""
+    opened = False
+    for verb, amount in steps:
+        if verb == "audio":
+            store.append(audio[store.end : store.end + amount])
+        elif verb == "open":
+            store.open(max(0, store.end - amount))
+            utterance, opened = b"", True
+        elif verb == "resume" and opened:
+            store.resume(max(0, store.end - amount))
+        elif verb in ("pause", "take") and opened:
+            pieces = store.pause(store.end) if verb == "pause" else store.take(store.end, 100)
+            for offset, piece in pieces:
+                assert offset == len(utterance)
+                utterance += piece
+        if opened:
+            assert b"".join(piece for _, piece in store.replay()) == utterance
+    words = [utterance[n : n + 4] for n in range(0, len(utterance) - 3, 4)]
+    if all(step[1] % 4 == 0 for step in steps):
+        assert words == sorted(set(words))
+
+
+# --- the clock ---
+
+
+def test_positions_become_times_by_the_least_lateness() -> None:
+    clock = SampleClock()
+    for n in range(1, 200):
+        clock.arrived(n * 160, n * 20 + 7 + (n * 37) % 60)  # late by 7 to 66 ms
+    assert clock.to_ms(8000, 99_999) == 1007
+    assert clock.to_ms(8000, 500) == 500
+    assert clock.to_ms(0, 99_999) == 7
+
+
+def test_the_clock_follows_lost_audio_within_seconds() -> None:
+    clock = SampleClock()
+    for n in range(1, 100):
+        clock.arrived(n * 160, n * 20)
+    for n in range(100, 400):  # a second was lost
+        clock.arrived(n * 160, n * 20 + 1000)
+    assert clock.to_ms(400 * 160, 99_999) == 9000
+
+
+def test_a_clock_that_has_heard_nothing_counts_from_zero() -> None:
+    assert SampleClock().to_ms(800, 1000) == 100

@@ -1,0 +1,325 @@
+"""When the caller speaks: voice-activity windows to onset, pause and resume, and the audio of each utterance.
+
+Positions count samples (mu-law bytes) of the caller's stream since it began, at 8 kHz. Nothing here knows the time:
+``SampleClock`` turns a position into milliseconds on the call's clock from what it is told of arrivals.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SAMPLES_PER_MS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSettings:
+    """Thresholds of the segmenter.
+
+    Attributes:
+        threshold: speech probability of a window that counts towards an onset.
+        hysteresis: speech goes on while windows stay above ``threshold - hysteresis``.
+        onset_windows: windows above the threshold in a row that make an onset.
+        onset_windows_playing: the same while the agent is heard.
+        pause_ms: silence after the last loud frame that is reported as a pause.
+        window_samples: length of a window.
+        lookback_ms: how far before the first window of an onset its first loud frame may lie; a voice detector is
+            sure of speech only some time after it began.
+        floor_margin_db: a frame is loud when it is this much above the background.
+        quiet_db: a frame below this is never loud.
+    """
+
+    threshold: float = 0.5
+    hysteresis: float = 0.15
+    onset_windows: int = 2
+    onset_windows_playing: int = 2
+    pause_ms: int = 100
+    window_samples: int = 256
+    lookback_ms: int = 96
+    floor_margin_db: float = 8.0
+    quiet_db: float = -50.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOnset:
+    """The caller began to speak, or went on with an open utterance (``resumed``). ``at`` is the first loud sample."""
+
+    utterance: int
+    at: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechPause:
+    """The caller is silent. ``end`` is the position behind the last loud sample."""
+
+    utterance: int
+    end: int
+
+
+class SpeechSegmenter:
+    """Speech state of one call, fed with consecutive windows from position 0.
+
+    ASCII timeline, one column per window, ``#`` above the threshold, ``-`` between, ``.`` below::
+
+        ....##-##....    ##...        onset_windows 2, pause of 3 windows
+             ^onset  ^pause  ^onset (resumed while the utterance is open)
+    """
+
+    def __init__(self, settings: SpeechSettings) -> None:
+        self._settings = settings
+        self._position = 0
+        self._run = 0
+        self._speaking = False
+        self._last_loud = 0
+        self._floor_db = -70.0
+        self._numbered = 0
+        self._open: int | None = None
+        keep = settings.lookback_ms * SAMPLES_PER_MS // settings.window_samples
+        keep += max(settings.onset_windows, settings.onset_windows_playing)
+        self._recent: deque[tuple[int, int, tuple[bool, ...]]] = deque(maxlen=keep)
+
+    @property
+    def position(self) -> int:
+        """Samples judged so far."""
+        return self._position
+
+    @property
+    def speaking(self) -> bool:
+        """Between an onset and its pause."""
+        return self._speaking
+
+    @property
+    def utterance(self) -> int | None:
+        """Number of the open utterance, None when there is none."""
+        return self._open
+
+    def accept(
+        self, probability: float, frames_db: Sequence[float], *, playing: bool
+    ) -> SpeechOnset | SpeechPause | None:
+        """Take the next window.
+
+        Args:
+            probability: of speech, [0, 1].
+            frames_db: level in dBFS of equal consecutive frames of the window; tells where in it sound begins and ends.
+            playing: the agent is being heard.
+        """
+        start, end = self._position, self._position + self._settings.window_samples
+        self._position = end
+        active = probability >= self._settings.threshold - (self._settings.hysteresis if self._speaking else 0.0)
+        limit = max(self._settings.quiet_db, self._floor_db + self._settings.floor_margin_db)
+        loud = tuple(level >= limit for level in frames_db)
+        self._recent.append((start, end, loud))
+        if not active:
+            self._listen_to_background(frames_db)
+        if self._speaking:
+            return self._while_speaking(active, loud, start, end)
+        return self._while_silent(active, playing)
+
+    def close(self, utterance: int) -> bool:
+        """End the open utterance if it is this one; speech that goes on becomes a new utterance."""
+        if self._open != utterance:
+            return False
+        self._open = None
+        self._speaking = False
+        self._run = 0
+        return True
+
+    def _while_silent(self, active: bool, playing: bool) -> SpeechOnset | None:
+        self._run = self._run + 1 if active else 0
+        needed = self._settings.onset_windows_playing if playing else self._settings.onset_windows
+        if self._run < needed:
+            return None
+        first, last = self._loud_span(self._run)
+        self._run = 0
+        self._speaking = True
+        # Sound that was already told as speech is not told again as the begin of more.
+        first = max(first, self._last_loud)
+        self._last_loud = max(last, first)
+        resumed = self._open is not None
+        if self._open is None:
+            self._numbered += 1
+            self._open = self._numbered
+        return SpeechOnset(self._open, first, resumed)
+
+    def _while_speaking(self, active: bool, loud: tuple[bool, ...], start: int, end: int) -> SpeechPause | None:
+        if active:
+            if any(loud):
+                self._last_loud = start + (end - start) * _behind_last(loud) // len(loud)
+            return None
+        if end - self._last_loud < self._settings.pause_ms * SAMPLES_PER_MS or self._open is None:
+            return None
+        self._speaking = False
+        self._run = 0
+        return SpeechPause(self._open, self._last_loud)
+
+    def _loud_span(self, windows: int) -> tuple[int, int]:
+        """First and behind-last loud position of the onset's windows, the first carried back over unbroken loudness."""
+        recent = list(self._recent)
+        onset, before = recent[-windows:], recent[:-windows]
+        positions = [span for window in onset for span in _loud_frames(window)]
+        if not positions:
+            return onset[0][0], onset[-1][1]
+        first, last = positions[0][0], positions[-1][1]
+        floor = onset[0][0] - self._settings.lookback_ms * SAMPLES_PER_MS
+        for window in reversed(before):
+            for start, end in reversed(_loud_frames(window)):
+                if end == first and start >= floor:
+                    first = start
+        return first, last
+
+    def _listen_to_background(self, frames_db: Sequence[float]) -> None:
+        """Follow the background: at once when it gets quieter, by 2 % of a window when it gets louder."""
+        level = sum(frames_db) / len(frames_db)
+        if level < self._floor_db:
+            self._floor_db = max(level, -90.0)
+        else:
+            self._floor_db += 0.02 * (level - self._floor_db)
+
+
+def _behind_last(loud: tuple[bool, ...]) -> int:
+    return max(index for index, is_loud in enumerate(loud, 1) if is_loud)
+
+
+def _loud_frames(window: tuple[int, int, tuple[bool, ...]]) -> list[tuple[int, int]]:
+    """(start, end) of each loud frame of a window."""
+    start, end, loud = window
+    step = (end - start) // len(loud)
+    return [(start + i * step, start + (i + 1) * step) for i, is_loud in enumerate(loud) if is_loud]
+
+
+class CallerAudioStore:
+    """The last seconds of the caller's audio, and which of it belongs to the open utterance.
+
+    An utterance is a list of stretches of the stream: it begins a pre-roll before its onset, each pause ends a
+    stretch, and speech that resumes begins the next with the audio between, but no more than a pre-roll of it.
+    Positions *in the utterance* are without gaps, from 0.
+
+    The store holds ``keep_samples``; its policy is drop oldest. An utterance that outgrows it can be sent again only
+    in part (``replay`` then starts its numbering anew).
+    """
+
+    def __init__(self, *, keep_samples: int, preroll_samples: int) -> None:
+        self._keep = keep_samples
+        self._preroll = preroll_samples
+        self._buffer = bytearray()
+        self._base = 0
+        self._stretches: list[list[int]] = []
+        self._running = False
+        self._taken = 0
+        self._offset = 0
+
+    @property
+    def end(self) -> int:
+        """Samples received since the stream began."""
+        return self._base + len(self._buffer)
+
+    @property
+    def held_samples(self) -> int:
+        """Samples in the store."""
+        return len(self._buffer)
+
+    def append(self, audio: bytes) -> None:
+        """Take caller audio as it comes."""
+        self._buffer += audio
+        # Trimmed in steps of an eighth, so that the cost of moving memory is spread over many frames.
+        if len(self._buffer) > self._keep + self._keep // 8:
+            surplus = len(self._buffer) - self._keep
+            del self._buffer[:surplus]
+            self._base += surplus
+
+    def window(self, start: int, samples: int) -> bytes:
+        """``samples`` from position ``start``; what was dropped reads as silence."""
+        at = start - self._base
+        if at >= 0:
+            return bytes(self._buffer[at : at + samples])
+        return b"\xff" * min(samples, -at) + bytes(self._buffer[: max(samples + at, 0)])
+
+    def open(self, onset: int) -> None:
+        """Begin an utterance whose first loud sample is ``onset``."""
+        begin = max(onset - self._preroll, self._taken, self._base)
+        self._stretches = [[begin, begin]]
+        self._taken = begin
+        self._offset = 0
+        self._running = True
+
+    def resume(self, onset: int) -> None:
+        """The open utterance goes on at ``onset``."""
+        begin = max(onset - self._preroll, self._taken, self._base)
+        if self._stretches and begin == self._stretches[-1][1]:
+            self._taken = begin
+        else:
+            self._stretches.append([begin, begin])
+            self._taken = begin
+        self._running = True
+
+    def take(self, until: int, piece_samples: int) -> list[tuple[int, bytes]]:
+        """Whole pieces of the running utterance up to stream position ``until``: (position in the utterance, audio)."""
+        pieces = []
+        while self._running and min(until, self.end) - self._taken >= piece_samples:
+            pieces.append(self._cut(self._taken + piece_samples))
+        return pieces
+
+    def pause(self, until: int) -> list[tuple[int, bytes]]:
+        """The rest of the running utterance up to ``until``; nothing more is taken before ``resume``."""
+        until = min(until, self.end)
+        pieces = [self._cut(until)] if self._running and until > self._taken else []
+        self._running = False
+        return pieces
+
+    def replay(self) -> list[tuple[int, bytes]]:
+        """Everything of the open utterance that was taken, again from its position 0, for a new owner."""
+        pieces = []
+        offset = 0
+        for stretch in self._stretches:
+            stretch[0] = min(max(stretch[0], self._base), stretch[1])
+            if stretch[1] > stretch[0]:
+                pieces.append((offset, self.window(stretch[0], stretch[1] - stretch[0])))
+                offset += stretch[1] - stretch[0]
+        self._offset = offset
+        return pieces
+
+    def close(self) -> None:
+        """The utterance is over; its audio is not needed again."""
+        self._stretches = []
+        self._running = False
+
+    def _cut(self, until: int) -> tuple[int, bytes]:
+        piece = (self._offset, self.window(self._taken, until - self._taken))
+        self._offset += until - self._taken
+        self._taken = until
+        self._stretches[-1][1] = until
+        return piece
+
+
+class SampleClock:
+    """Turns positions in the caller's stream into milliseconds on the call's clock.
+
+    Frames are late by a varying amount, and lost frames or a carrier's own clock let positions fall behind. The least
+    lateness of the last seconds is the offset between the two; it follows loss and drift and ignores jitter.
+    """
+
+    _BUCKET_MS = 2000
+
+    def __init__(self) -> None:
+        self._current: int | None = None
+        self._previous: int | None = None
+        self._bucket_ends_ms = 0
+
+    def arrived(self, end: int, now_ms: int) -> None:
+        """The stream has reached position ``end`` at ``now_ms``."""
+        late = now_ms - end // SAMPLES_PER_MS
+        if self._current is None:
+            self._current, self._bucket_ends_ms = late, now_ms + self._BUCKET_MS
+        elif now_ms >= self._bucket_ends_ms:
+            self._previous, self._current = self._current, late
+            self._bucket_ends_ms = now_ms + self._BUCKET_MS
+        elif late < self._current:
+            self._current = late
+
+    def to_ms(self, position: int, now_ms: int) -> int:
+        """When ``position`` was spoken, at most ``now_ms`` and at least 0."""
+        offsets = [offset for offset in (self._current, self._previous) if offset is not None]
+        at = position // SAMPLES_PER_MS + (min(offsets) if offsets else 0)
+        return max(0, min(at, now_ms))
