@@ -1,0 +1,143 @@
+"""Clauses, heard prefixes, and the judgements on words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voice_agent.dialog.clauses import ClauseSplitter
+from voice_agent.dialog.heard import heard_prefix, word_ends
+from voice_agent.dialog.history import History
+from voice_agent.dialog.listening import (
+    Completeness,
+    completeness,
+    endpoint_silence_ms,
+    interrupts,
+    is_backchannel,
+    is_echo,
+)
+from voice_agent.dialog.policy import TurnPolicy
+from voice_agent.ports import Message
+
+SENTENCES = st.lists(
+    st.sampled_from(
+        ["We open at 9 a.m. on Monday.", "It costs $3.50, delivery included.", "Dr. Lee is in.", "Yes!", "ok"]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def clauses_of(text: str, size: int) -> list[str]:
+    splitter = ClauseSplitter()
+    out = []
+    for start in range(0, len(text), size):
+        out += splitter.feed(text[start : start + size])
+    return out + splitter.finish()
+
+
+@given(SENTENCES, st.integers(1, 40))
+def test_clauses_are_the_text_however_it_streams(sentences: list[str], size: int) -> None:
+    text = " ".join(sentences)
+    assert " ".join(clauses_of(text, size)) == text
+
+
+@given(st.text(max_size=300), st.integers(1, 50))
+def test_clauses_never_lose_a_word(text: str, size: int) -> None:
+    got = " ".join(clauses_of(text, size)).split()
+    words = text.split()
+    assert [w for w in got if any(ch.isalnum() for ch in w)] == [w for w in words if any(ch.isalnum() for ch in w)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("We open at nine. We close at six.", ["We open at nine.", "We close at six."]),
+        ("It is $3.50 today. Dr. Lee knows.", ["It is $3.50 today.", "Dr. Lee knows."]),
+        (
+            "Yes, you can rent a bicycle by the day, and a helmet is included.",
+            ["Yes, you can rent a bicycle by the day,", "and a helmet is included."],
+        ),
+        ("...  \n", []),
+    ],
+)
+def test_where_clauses_end(text: str, expected: list[str]) -> None:
+    assert clauses_of(text, len(text)) == expected
+
+
+@given(st.lists(st.text("abc,.", min_size=1, max_size=8), max_size=12), st.integers(0, 9000), st.integers(1, 9000))
+def test_heard_is_a_prefix_that_grows(words: list[str], heard_ms: int, duration_ms: int) -> None:
+    text = " ".join(words)
+    heard = heard_prefix(text, heard_ms, duration_ms).split()
+    assert words[: len(heard)] == heard
+    assert len(heard_prefix(text, heard_ms + 50, duration_ms).split()) >= len(heard)
+    assert heard_prefix(text, duration_ms, duration_ms).split() == words
+
+
+def test_the_engines_own_word_times_count() -> None:
+    assert word_ends("one two", 1000, (300, 1000)) == [300, 1000]
+    assert heard_prefix("one two", 299, 1000, (300, 1000)) == ""
+    assert heard_prefix("one two", 300, 1000, (300, 1000)) == "one"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", Completeness.INCOMPLETE),
+        ("when do you open on saturday", Completeness.COMPLETE),
+        ("i would like to", Completeness.INCOMPLETE),
+        ("my number is four one", Completeness.INCOMPLETE),
+        ("five", Completeness.INCOMPLETE),
+        ("goodbye", Completeness.OPEN),
+        ("no", Completeness.OPEN),
+    ],
+)
+def test_is_the_caller_done(text: str, expected: Completeness) -> None:
+    assert completeness(text) is expected
+
+
+def test_the_endpoint_follows_the_words() -> None:
+    policy = TurnPolicy()
+    assert endpoint_silence_ms("when do you open", policy) == policy.endpoint_short_ms
+    assert endpoint_silence_ms("i would like to", policy) == policy.endpoint_long_ms
+    assert endpoint_silence_ms(None, policy) == policy.endpoint_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "confidence", "expected"),
+    [
+        ("mhm", 0.9, False),
+        ("yeah right", 0.9, False),
+        ("", 0.9, False),
+        ("stop", 0.9, True),
+        ("when do you close", 0.2, False),
+        ("we open at nine in the", 0.9, False),
+        ("no i meant sunday", 0.9, True),
+    ],
+)
+def test_what_takes_the_turn(text: str, confidence: float, expected: bool) -> None:
+    assert interrupts(text, confidence, "We open at nine in the morning.", TurnPolicy()) is expected
+
+
+def test_nods_and_echoes() -> None:
+    assert is_backchannel("Okay.")
+    assert not is_backchannel("okay but when")
+    assert is_echo("nine in the morning", "We open at nine in the morning.")
+    assert not is_echo("morning the in nine", "We open at nine in the morning.")
+
+
+def test_history_joins_one_voice_and_stays_bounded() -> None:
+    history = History(max_messages=3)
+    for role, text in [
+        ("user", "a"),
+        ("user", "b"),
+        ("assistant", ""),
+        ("assistant", "c"),
+        ("user", "d"),
+        ("assistant", "e"),
+    ]:
+        history.add(role, text)
+    assert history.messages == [Message("assistant", "c"), Message("user", "d"), Message("assistant", "e")]
+    assert history.prompt("s", "q")[-1] == Message("user", "q")
+    assert len(history.messages) == 3

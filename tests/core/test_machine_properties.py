@@ -1,0 +1,283 @@
+"""The five invariants of the dialog machine, under any order of events (HOUSE.md)."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from voice_agent.dialog import commands as c
+from voice_agent.dialog import events as e
+from voice_agent.dialog.machine import DialogMachine
+from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
+from voice_agent.dialog.state import State
+from voice_agent.ports import ReplyChunk, ToolCall
+
+TEXTS = st.sampled_from(
+    ["", "mhm", "when do you open", "i would like to", "five", "goodbye", "yes", "tell me about the"]
+)
+REPLIES = st.sampled_from(
+    ["We open at nine. We close at six.", "Well, that depends on the bicycle you have, I think.", "Yes."]
+)
+STEP = st.integers(min_value=0, max_value=900)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """A gateway and a model plane that answer late, never, twice, or about things long gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.machine = DialogMachine(TurnPolicy(), AgentPhrases(), "CA1")
+        self.open_jobs: set[tuple[str, int, int]] = set()
+        self.ever: list[object] = []
+        self.cleared_turn = 0
+        self.released: set[int] = set()
+        self.interrupted: set[int] = set()
+        self.spoken: dict[tuple[int, int], str] = {}
+        self.synthesised: list[tuple[int, int]] = []
+        self.started: set[tuple[int, int]] = set()
+        self.utterance = 0
+        self.speech_open = False
+        self.last_deadline_now = 0
+        self.ended = False
+        self.feed(e.CallStarted("CA1"))
+
+    # --- the shell ---
+
+    def feed(self, event: e.Event) -> None:
+        before = self.machine.state
+        self.machine.receive(event, self.now)
+        self.drain(before)
+
+    def drain(self, before: State) -> None:
+        for command in self.machine.take_commands():
+            assert not self.ended, f"{command} after EndCall"
+            self.ever.append(command)
+            self.check(command)
+
+    def check(self, command: c.Command) -> None:
+        match command:
+            case c.Transcribe():
+                self.start(("transcribe", command.utterance, command.pause))
+            case c.Retrieve():
+                self.start(("retrieve", command.turn, 0))
+            case c.Generate():
+                self.start(("generate", command.turn, 0))
+            case c.Synthesise():
+                assert command.turn > self.cleared_turn, "media of a cleared turn"
+                assert command.turn not in self.interrupted
+                assert command.text.strip()
+                self.start(("synthesise", command.turn, command.clause))
+                self.spoken[command.turn, command.clause] = command.text
+            case c.ReleaseTurn():
+                assert command.turn > self.cleared_turn, "media of a cleared turn"
+                assert command.turn not in self.released
+                self.released.add(command.turn)
+            case c.ClearPlayout():
+                self.cleared_turn = max(self.cleared_turn, command.turn)
+                self.synthesised = [p for p in self.synthesised if p[0] > command.turn]
+            case c.CancelTurn():
+                self.open_jobs = {j for j in self.open_jobs if j[0] == "transcribe" or j[1] != command.turn}
+            case c.CloseUtterance():
+                self.open_jobs = {j for j in self.open_jobs if j[0] != "transcribe" or j[1] != command.utterance}
+            case c.RecordTurn():
+                record = command.record
+                assert (
+                    record.agent_text_pii.split()[: len(record.heard_text_pii.split())] == record.heard_text_pii.split()
+                )
+                if record.outcome == "interrupted":
+                    self.interrupted.add(record.turn)
+            case c.EndCall():
+                self.ended = True
+                assert not self.open_jobs, f"jobs left open at the end: {self.open_jobs}"
+
+    def start(self, job: tuple[str, int, int]) -> None:
+        assert job not in self.open_jobs, f"{job} started twice"
+        self.open_jobs.add(job)
+
+    # --- the world ---
+
+    @rule(step=STEP)
+    def time_passes(self, step: int) -> None:
+        self.now += step
+        before = self.machine.state
+        deadline = self.machine.next_deadline_ms()
+        if deadline is not None and deadline <= self.now:
+            self.machine.on_deadline(self.now)
+            self.drain(before)
+            later = self.machine.next_deadline_ms()
+            assert later is None or later >= self.now
+
+    @rule()
+    def caller_speaks(self) -> None:
+        if self.speech_open:
+            self.feed(e.SpeechResumed(self.utterance, self.now))
+        else:
+            self.utterance += 1
+            self.speech_open = True
+            self.feed(e.SpeechStarted(self.utterance, self.now))
+
+    @rule()
+    def caller_pauses(self) -> None:
+        self.feed(e.SpeechPaused(self.utterance, self.now))
+
+    @rule()
+    def gateway_closes(self) -> None:
+        self.speech_open = False
+
+    @rule(utterance=st.integers(0, 6), text=TEXTS, confidence=st.floats(0, 1), flushed=st.booleans())
+    def any_transcript(self, utterance: int, text: str, confidence: float, flushed: bool) -> None:
+        if ("transcribe", utterance, utterance) not in self.open_jobs:
+            self.feed(e.TranscriptReady(utterance, utterance, text, confidence, flushed))
+
+    @precondition(lambda self: self.open_jobs)
+    @rule(data=st.data(), text=TEXTS, reply=REPLIES, last=st.booleans(), fail=st.integers(0, 9))
+    def a_job_answers(self, data: st.DataObject, text: str, reply: str, last: bool, fail: int) -> None:
+        job = data.draw(st.sampled_from(sorted(self.open_jobs)))
+        stage, number, key = job
+        if fail == 0:
+            self.open_jobs.discard(job)
+            self.feed(e.JobFailed(stage, number, key, "engine_failed"))
+        elif stage == "transcribe":
+            self.open_jobs.discard(job)
+            self.feed(e.TranscriptReady(number, key, text, 0.9, True))
+        elif stage == "retrieve":
+            self.open_jobs.discard(job)
+            self.feed(e.PassagesReady(number, ()))
+        elif stage == "generate":
+            if last:
+                self.open_jobs.discard(job)
+            tool = ToolCall("end_call") if "goodbye" in text else None
+            self.feed(e.ReplyReceived(number, ReplyChunk(reply, tool, (), "stop" if last else "")))
+        else:
+            if last:
+                self.open_jobs.discard(job)
+                self.synthesised.append((number, key))
+            self.feed(e.SpeechSynthesised(number, key, 1500, last))
+
+    @rule(turn=st.integers(0, 8), clause=st.integers(0, 3))
+    def any_late_result(self, turn: int, clause: int) -> None:
+        """Results nobody waits for change nothing."""
+        if ("generate", turn, 0) not in self.open_jobs and ("synthesise", turn, clause) not in self.open_jobs:
+            before = (self.machine.state, self.machine.turn)
+            self.feed(e.ReplyReceived(turn, ReplyChunk("late", finish_reason="stop")))
+            self.feed(e.SpeechSynthesised(turn, clause, 400, True))
+            assert (self.machine.state, self.machine.turn) == before
+
+    @rule(turn=st.integers(0, 8), clause=st.integers(0, 3), heard=st.integers(0, 3000), what=st.integers(0, 2))
+    def any_playout(self, turn: int, clause: int, heard: int, what: int) -> None:
+        if what == 0:
+            self.feed(e.PlayoutStarted(turn, clause, self.now))
+        elif what == 1:
+            self.feed(e.PlayoutHeld(turn, clause, heard, self.now))
+        else:
+            self.feed(e.ClausePlayed(turn, clause, self.now))
+
+    def audible(self) -> list[tuple[int, int]]:
+        return [clause for clause in self.synthesised if clause[0] in self.released]
+
+    @precondition(lambda self: self.audible())
+    @rule(to_end=st.booleans())
+    def playout_goes_on(self, to_end: bool) -> None:
+        turn, clause = self.audible()[0]
+        if (turn, clause) not in self.started:
+            self.started.add((turn, clause))
+            self.feed(e.PlayoutStarted(turn, clause, self.now))
+        if to_end and (turn, clause) in self.audible():
+            self.synthesised.remove((turn, clause))
+            self.now += 700
+            self.feed(e.ClausePlayed(turn, clause, self.now))
+
+    @precondition(lambda self: self.started & set(self.audible()))
+    @rule(heard=st.integers(0, 1500), pauses=st.booleans(), text=TEXTS)
+    def caller_speaks_over_the_agent(self, heard: int, pauses: bool, text: str) -> None:
+        turn, clause = min(self.started & set(self.audible()))
+        self.feed(e.PlayoutHeld(turn, clause, heard, self.now))
+        self.caller_speaks()
+        self.now += 300
+        self.feed(e.TranscriptReady(self.utterance, 0, text, 0.9, False))
+        if pauses:
+            self.caller_pauses()
+
+    @rule(steps=st.integers(1, 12), text=TEXTS, reply=REPLIES)
+    def all_goes_well(self, steps: int, text: str, reply: str) -> None:
+        """A stretch of a normal call, so that the odd things above happen in every state."""
+        for _ in range(steps):
+            self.now += 40
+            if self.open_jobs:
+                stage, number, key = min(self.open_jobs)
+                self.open_jobs.discard((stage, number, key))
+                tool = ToolCall("end_call") if text == "goodbye" else None
+                answers = {
+                    "transcribe": e.TranscriptReady(number, key, text, 0.9, True),
+                    "retrieve": e.PassagesReady(number, ()),
+                    "generate": e.ReplyReceived(number, ReplyChunk(reply, tool, (), "stop")),
+                    "synthesise": e.SpeechSynthesised(number, key, 1500, True),
+                }
+                if stage == "synthesise":
+                    self.synthesised.append((number, key))
+                self.feed(answers[stage])
+            elif self.audible():
+                self.playout_goes_on(to_end=True)
+            else:
+                self.time_passes(500)
+
+    @rule(digit=st.sampled_from("0123456789*#"))
+    def key(self, digit: str) -> None:
+        self.feed(e.DtmfReceived(digit))
+
+    @rule(stage=st.sampled_from(["transcribe", "retrieve", "generate", "synthesise"]), n=st.integers(0, 8))
+    def any_failure(self, stage: str, n: int) -> None:
+        if (stage, n, 0) not in self.open_jobs:
+            self.feed(e.JobFailed(stage, n, 0, "deadline_exceeded"))
+
+    @rule(chance=st.integers(0, 30))
+    def operator_ends(self, chance: int) -> None:
+        if chance == 0:
+            self.feed(e.HangUpRequested("drained"))
+
+    @rule(chance=st.integers(0, 30))
+    def carrier_stops(self, chance: int) -> None:
+        if chance == 0:
+            self.feed(e.CarrierStopped("caller_hung_up"))
+
+    # --- always ---
+
+    @invariant()
+    def deadlines_do_not_go_back(self) -> None:
+        deadline = self.machine.next_deadline_ms()
+        assert deadline is None or deadline >= 0
+        assert (self.machine.state is State.ENDED) == self.ended
+        if self.ended:
+            assert deadline is None
+
+    @invariant()
+    def jobs_agree(self) -> None:
+        assert self.machine._s.jobs == self.open_jobs
+
+    @invariant()
+    def never_stuck(self) -> None:
+        """Whatever happens, something is awaited: a caller, an engine, playout or a deadline."""
+        s = self.machine._s
+        if s.state is State.THINKING:
+            assert s.jobs or s.utterance is not None or s.reply is not None
+        if s.state in (State.LISTENING, State.PAUSED):
+            assert s.timers
+        if s.state in (State.SPEAKING, State.HELD, State.ENDING):
+            assert s.reply is not None
+
+    @rule()
+    def survives_a_hand_over(self) -> None:
+        data = json.loads(json.dumps(self.machine.snapshot()))
+        other = DialogMachine.restore(data, self.machine.policy, self.machine.agent)
+        assert other.snapshot() == self.machine.snapshot()
+        self.machine = other
+
+
+AnyOrder.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestAnyOrder = AnyOrder.TestCase

@@ -1,0 +1,168 @@
+"""The caller's side: speech, pauses, words, and the moment the turn is the agent's."""
+
+from __future__ import annotations
+
+from voice_agent.dialog.commands import (
+    Transcribe,
+)
+from voice_agent.dialog.events import (
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    TranscriptReady,
+)
+from voice_agent.dialog.listening import endpoint_silence_ms
+from voice_agent.dialog.records import StageTimes
+from voice_agent.dialog.replying import Replying
+from voice_agent.dialog.state import State, Timer, Utterance
+
+
+class Hearing(Replying):
+    """Listening, speculation and endpointing."""
+
+    def _on_speech_started(self, event: SpeechStarted) -> None:
+        """The caller speaks while nobody does, or before the reply has been heard."""
+        self._hear(event)
+        if self._s.reply is not None and self._s.reply.kind == "reply":
+            self._abandon_reply()
+        if self._s.reply is None:
+            self._go(State.HEARING)
+
+    def _hear(self, event: SpeechStarted | SpeechResumed) -> None:
+        self._s.timers.pop(Timer.SILENCE, None)
+        self._s.timers.pop(Timer.ENDPOINT, None)
+        utterance = self._s.utterance
+        if utterance is None or utterance.number != event.utterance:
+            self._close_utterance()
+            self._s.utterance = Utterance(event.utterance, speaking=True)
+            if not self._s.prefix:
+                self._s.times = StageTimes(speech_start_ms=event.onset_ms)
+        else:
+            utterance.speaking, utterance.text = True, None
+
+    def _on_speech_resumed(self, event: SpeechResumed) -> None:
+        """The caller goes on: what was prepared is dropped without a trace."""
+        self._on_speech_started(SpeechStarted(event.utterance, event.onset_ms))
+
+    def _note_speech(self, event: SpeechStarted | SpeechResumed) -> None:
+        """Speech over words that may not be interrupted: remember it for afterwards."""
+        self._hear(event)
+
+    def _on_speech_paused(self, event: SpeechPaused) -> None:
+        """The caller pauses: ask for the words, and set the endpoint by what is known."""
+        if self._pause(event):
+            self._go(State.PAUSED)
+            self._at(Timer.ENDPOINT, event.speech_end_ms + endpoint_silence_ms(None, self.policy))
+
+    def _pause(self, event: SpeechPaused) -> bool:
+        utterance = self._s.utterance
+        if utterance is None or utterance.number != event.utterance:
+            return False
+        utterance.speaking = False
+        self._s.times.speech_end_ms = event.speech_end_ms
+        self._s.times.pause_ms = self._s.now_ms
+        self._ask_words()
+        return True
+
+    def _ask_words(self) -> None:
+        utterance = self._s.utterance
+        if utterance is not None:
+            self._s.pauses += 1
+            utterance.pause, utterance.text = self._s.pauses, None
+            self._start(
+                ("transcribe", utterance.number, utterance.pause), Transcribe(utterance.number, utterance.pause)
+            )
+
+    def _note_pause(self, event: SpeechPaused) -> None:
+        utterance = self._s.utterance
+        if utterance is not None and utterance.number == event.utterance:
+            utterance.speaking = False
+            self._s.times.speech_end_ms, self._s.times.pause_ms = event.speech_end_ms, self._s.now_ms
+
+    def _on_partial(self, event: TranscriptReady) -> None:
+        if self._s.utterance is not None and not event.flushed:
+            self._s.utterance.partial = event.text
+
+    def _on_words_paused(self, event: TranscriptReady) -> None:
+        """Words while the endpoint is still open: re-time it, and prepare the reply."""
+        if not self._take_words(event):
+            return
+        end = self._s.times.speech_end_ms or self._s.now_ms
+        self._at(Timer.ENDPOINT, end + endpoint_silence_ms(self._s.caller_text(), self.policy))
+        if self._s.caller_text() and self.policy.speculate:
+            self._s.speculations += 1
+            self._s.count("speculations")
+            self._prepare()
+
+    def _take_words(self, event: TranscriptReady) -> bool:
+        utterance = self._s.utterance
+        if utterance is None or not event.flushed or event.pause != utterance.pause or utterance.speaking:
+            return False
+        utterance.text, utterance.confidence = event.text.strip(), event.confidence
+        self._s.times.transcript_ms = self._s.now_ms
+        return True
+
+    def _on_endpoint(self) -> None:
+        """The silence was long enough: the turn is the agent's."""
+        if self._s.state is not State.PAUSED:
+            return
+        self._s.times.endpoint_ms = self._s.now_ms
+        self._go(State.THINKING)
+        if self._s.utterance is not None and self._s.utterance.text is not None:
+            self._commit()
+
+    def _on_words_late(self, event: TranscriptReady) -> None:
+        """Words after the endpoint: go straight on."""
+        if self._take_words(event):
+            self._commit()
+
+    def _commit(self) -> None:
+        """The caller's turn is over and its words are known: answer it."""
+        utterance = self._s.utterance
+        text = self._s.caller_text()
+        self._close_utterance(keep_words=True)
+        if text:
+            self._s.reprompts = 0
+            if self._s.reply is None:
+                self._prepare()
+            self._release()
+        elif utterance is not None and self._spoke_for_ms() >= self.policy.not_understood_after_ms:
+            self._say(self.agent.not_understood, "apology")
+        else:
+            self._s.count("noises")
+            self._listen()
+
+    def _spoke_for_ms(self) -> int:
+        times = self._s.times
+        if times.speech_start_ms is None or times.speech_end_ms is None:
+            return 0
+        return times.speech_end_ms - times.speech_start_ms
+
+    def _floor_is_free(self) -> None:
+        """The agent has finished: listen, or take up what the caller said meanwhile."""
+        utterance = self._s.utterance
+        self._s.timers.pop(Timer.CONFIRM, None)
+        if utterance is None:
+            self._listen()
+        elif utterance.speaking:
+            self._go(State.HEARING)
+        else:
+            self._go(State.PAUSED)
+            end = self._s.times.speech_end_ms or self._s.now_ms
+            self._at(Timer.ENDPOINT, end + endpoint_silence_ms(utterance.text, self.policy))
+            if utterance.text is None and ("transcribe", utterance.number, utterance.pause) not in self._s.jobs:
+                self._ask_words()
+
+    def _listen(self) -> None:
+        self._go(State.LISTENING)
+        self._s.prefix.clear()
+        self._s.speculations = 0
+        self._at(Timer.SILENCE, self._s.now_ms + self.policy.reprompt_after_ms)
+
+    def _on_silence(self) -> None:
+        if self._s.state is State.LISTENING:
+            if self._s.reprompts < self.policy.reprompts:
+                self._s.reprompts += 1
+                self._say(self.agent.reprompt, "reprompt")
+            else:
+                self._say(self.agent.silence_goodbye, "goodbye", end_reason="silence")
