@@ -1,0 +1,241 @@
+"""The vector store: sentences in Qdrant, embedded in a folder or on a server, through the same client.
+
+A point is one sentence, with a dense vector, a sparse BM25 vector (the store multiplies the inverse document frequency
+in), and its chunk as payload: small things are found, whole passages are returned.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException
+
+from kb.document import Chunk, innermost
+from kb.terms import document_vector
+from voice_agent.errors import StorageError
+
+DENSE, SPARSE = "dense", "sparse"
+_BATCH_POINTS = 128
+_TIMEOUT_S = 10
+_POINT_NAMESPACE = uuid.UUID("6f1d7c0a-3b52-4b8e-9a53-0c6f6d0c8f11")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSentence:
+    """A sentence as stored, with the chunk it belongs to. ``position`` counts sentences in the chunk from 0."""
+
+    source: str
+    content_hash: str
+    chunk: int
+    position: int
+    sentence: str
+    text: str
+    heading: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceHit:
+    """A found sentence. ``dense`` is the cosine, ``sparse`` the BM25 score (0 when the lexical search missed it)."""
+
+    stored: StoredSentence
+    dense: float
+    sparse: float
+
+
+class VectorStore:
+    """One collection of sentences. Thread-safe.
+
+    Args:
+        path: folder of the embedded store; used when ``url`` is empty. One process at a time can hold it.
+        url: Qdrant server.
+        api_key: its key.
+        collection: name; made when missing.
+        dimension: length of the dense vectors.
+
+    Raises:
+        StorageError: the folder is held by another process, the server is out of reach or refuses, or the collection
+            holds vectors of another length.
+    """
+
+    def __init__(
+        self, *, path: Path | None = None, url: str = "", api_key: str = "", collection: str = "kb", dimension: int
+    ) -> None:
+        self._collection = collection
+        self._where = url or str(path or "memory")
+        # The embedded store is plain Python over shared arrays: a search must not see an upsert half done.
+        self._lock = threading.RLock()
+        with self._guarded():
+            if url:
+                self._client = QdrantClient(url=url, api_key=api_key or None, timeout=_TIMEOUT_S)
+            elif path is not None:
+                path.mkdir(parents=True, exist_ok=True)
+                self._client = QdrantClient(path=str(path), force_disable_check_same_thread=True)
+            else:
+                self._client = QdrantClient(location=":memory:")
+        self._embedded = not url
+        try:
+            self._prepare(dimension)
+        except StorageError:
+            self.close()
+            raise
+
+    def replace(self, source: str, content_hash: str, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
+        """Store a document's sentences, then drop those of its other versions.
+
+        In this order a search in between finds too much rather than nothing, and a crash in between is healed by the
+        next ingest. ``vectors`` is float32, shape (sentences, dimension), chunk by chunk.
+        """
+        points = (
+            self._point(stored, vector)
+            for stored, vector in zip(_sentences(source, content_hash, chunks), vectors, strict=True)
+        )
+        with self._guarded():
+            while batch := list(islice(points, _BATCH_POINTS)):
+                self._client.upsert(self._collection, points=batch, wait=True)
+            stale = models.Filter(must=[_match("source", source)], must_not=[_match("content_hash", content_hash)])
+            self._client.delete(self._collection, points_selector=models.FilterSelector(filter=stale), wait=True)
+
+    def remove(self, source: str) -> None:
+        """Drop every sentence of a document."""
+        selector = models.FilterSelector(filter=models.Filter(must=[_match("source", source)]))
+        with self._guarded():
+            self._client.delete(self._collection, points_selector=selector, wait=True)
+
+    def holds(self, source: str, content_hash: str) -> bool:
+        """Whether this version of the document is stored."""
+        condition = models.Filter(must=[_match("source", source), _match("content_hash", content_hash)])
+        with self._guarded():
+            return bool(self._client.count(self._collection, count_filter=condition, exact=True).count)
+
+    def sentences(self) -> list[StoredSentence]:
+        """Everything stored, by source, chunk and position."""
+        found: list[StoredSentence] = []
+        offset: Any = None
+        with self._guarded():
+            while True:
+                points, offset = self._client.scroll(
+                    self._collection, limit=1024, offset=offset, with_payload=True, with_vectors=False
+                )
+                found.extend(_stored(point.payload) for point in points)
+                if offset is None:
+                    break
+        return sorted(found, key=lambda stored: (stored.source, stored.chunk, stored.position))
+
+    def search(self, dense: NDArray[np.float32], sparse: Mapping[int, float], *, limit: int) -> list[SentenceHit]:
+        """Sentences found by either search, at most ``limit`` each, in no order. Every hit carries its cosine."""
+        vector = [float(value) for value in dense]
+        requests = [models.QueryRequest(query=vector, using=DENSE, limit=limit, with_payload=True)]
+        if sparse:
+            weights = models.SparseVector(indices=list(sparse), values=list(sparse.values()))
+            requests.append(models.QueryRequest(query=weights, using=SPARSE, limit=limit, with_payload=True))
+        with self._guarded():
+            answers = self._client.query_batch_points(self._collection, requests=requests)
+            by_dense = answers[0].points
+            # A term that no sentence has scores nothing; the embedded store returns such points, a server does not.
+            by_sparse = [point for point in answers[1].points if point.score > 0] if sparse else []
+            cosines = {str(point.id): point.score for point in by_dense}
+            missing = [point.id for point in by_sparse if str(point.id) not in cosines]
+            cosines.update(self._cosines(missing, dense))
+        weights_found = {str(point.id): point.score for point in by_sparse}
+        payloads = {str(point.id): point.payload for point in [*by_dense, *by_sparse]}
+        return [
+            SentenceHit(_stored(payload), float(cosines[key]), float(weights_found.get(key, 0.0)))
+            for key, payload in payloads.items()
+        ]
+
+    def close(self) -> None:
+        """Let go of the folder or the connection. Idempotent."""
+        with self._lock:
+            self._client.close()
+
+    def _prepare(self, dimension: int) -> None:
+        with self._guarded():
+            if not self._client.collection_exists(self._collection):
+                self._client.create_collection(
+                    self._collection,
+                    vectors_config={DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+                    sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+                )
+                if not self._embedded:
+                    for field in ("source", "content_hash"):
+                        self._client.create_payload_index(
+                            self._collection, field, field_schema=models.PayloadSchemaType.KEYWORD
+                        )
+            vectors = self._client.get_collection(self._collection).config.params.vectors
+        params = vectors.get(DENSE) if isinstance(vectors, dict) else None
+        if params is None or params.size != dimension:
+            held = params.size if params else "another kind of vectors"
+            raise StorageError(
+                f"collection {self._collection!r} at {self._where} holds {held} where the embedder gives {dimension}: "
+                "set kb.collection to a new name, or drop the collection and ingest again"
+            )
+
+    def _cosines(self, ids: Sequence[Any], query: NDArray[np.float32]) -> dict[str, float]:
+        """Cosines of sentences that only the lexical search found; few, since most are found by both."""
+        if not ids:
+            return {}
+        records = self._client.retrieve(self._collection, ids=list(ids), with_payload=False, with_vectors=[DENSE])
+        found: dict[str, float] = {}
+        for record in records:
+            vectors = record.vector
+            if isinstance(vectors, dict):
+                found[str(record.id)] = float(np.dot(np.asarray(vectors[DENSE], dtype=np.float32), query))
+        return {str(key): found.get(str(key), 0.0) for key in ids}
+
+    def _point(self, stored: StoredSentence, vector: NDArray[np.float32]) -> models.PointStruct:
+        weights = document_vector(f"{innermost(stored.heading)} {stored.sentence}")
+        name = f"{stored.source}\n{stored.content_hash}\n{stored.chunk}\n{stored.position}"
+        return models.PointStruct(
+            id=str(uuid.uuid5(_POINT_NAMESPACE, name)),
+            vector={
+                DENSE: [float(value) for value in vector],
+                SPARSE: models.SparseVector(indices=list(weights), values=list(weights.values())),
+            },
+            payload={name: getattr(stored, name) for name in StoredSentence.__dataclass_fields__},
+        )
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """One operation at a time on the embedded store, and the client's errors as ours."""
+        with self._lock:
+            try:
+                yield
+            except (ApiException, QdrantException, ValueError, OSError) as error:
+                raise StorageError(f"Qdrant at {self._where} failed: {error}") from error
+            except RuntimeError as error:
+                if "already accessed" not in str(error):
+                    raise StorageError(f"Qdrant at {self._where} failed: {error}") from error
+                raise StorageError(
+                    f"the vector store in {self._where} is in use by another process: use the running stack "
+                    "(its API or CLI), stop it first, or set kb.qdrant_url to a Qdrant server"
+                ) from error
+
+
+def _match(field: str, value: str) -> models.FieldCondition:
+    return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+
+def _sentences(source: str, content_hash: str, chunks: Iterable[Chunk]) -> Iterator[StoredSentence]:
+    for chunk in chunks:
+        for position, sentence in enumerate(chunk.sentences):
+            yield StoredSentence(source, content_hash, chunk.index, position, sentence, chunk.text, chunk.heading)
+
+
+def _stored(payload: Mapping[str, Any] | None) -> StoredSentence:
+    if payload is None:
+        raise StorageError("the vector store returned a point without payload: was it written by something else?")
+    try:
+        return StoredSentence(**payload)
+    except TypeError as error:
+        raise StorageError("the vector store holds points of another shape: set kb.collection to a new name") from error
