@@ -118,6 +118,10 @@ class AgentSettings(Section):
         "All our lines are busy at the moment. Please call again in a few minutes.",
         description="Spoken by the carrier when there is no room for the call.",
     )
+    out_of_service: str = Field(
+        "We are sorry, we cannot take your call at the moment. Please call again later. Goodbye.",
+        description="Spoken by the carrier when the platform cannot take or keep the call.",
+    )
 
 
 class StageSettings(Section):

@@ -35,6 +35,9 @@ _MAJOR = 18
 _SOCKET_PATH_MAX = 100
 """A Unix socket's path ends at 107 bytes; the file name takes the rest."""
 
+_PASSED_ON = ("VOICE_AGENT_STACK",)
+"""Variables the server inherits: the mark by which the processes of one stack are found."""
+
 _SERVER_OPTIONS = {
     "listen_addresses": "",
     "max_connections": "60",
@@ -221,7 +224,9 @@ def _binary(name: str) -> Path:
 
 def _as_user(user: ServerUser | None) -> dict[str, Any]:
     # Locale C: messages of a known language, and no dependency on the locales of the machine.
-    options: dict[str, Any] = {"env": {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}, "umask": 0o077, "cwd": "/"}
+    env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+    env |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    options: dict[str, Any] = {"env": env, "umask": 0o077, "cwd": "/"}
     if user is not None:
         options |= {"user": user.uid, "group": user.gid, "extra_groups": []}
     return options
