@@ -1,0 +1,132 @@
+"""``Cluster`` on Ray: call actors as named, detached actors that Ray does not restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+
+from actors.call import CallActor
+from actors.clients import GATEWAY_PREFIX, HOST_PREFIX
+from actors.pool import HostClient, HostGoneError
+from configs.runtime import StackContext
+from voice_agent.admission import HostAddress
+from voice_agent.errors import CapacityError, VoiceAgentError
+
+CALL_SLOT = "call_slot"
+"""Custom resource that keeps a node with calls from being judged idle; used where the cluster declares it."""
+
+
+async def answer(call: Awaitable[Any]) -> Any:
+    """Result of an actor call.
+
+    Raises:
+        HostGoneError: the actor is dead.
+        CapacityError: it does not answer now, or failed.
+        VoiceAgentError: what the method raised.
+    """
+    try:
+        return await call
+    except ActorUnavailableError as error:
+        raise CapacityError("the actor does not answer now") from error
+    except RayActorError as error:
+        raise HostGoneError("the actor is dead") from error
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, VoiceAgentError):
+            raise cause from error
+        raise CapacityError(f"the actor failed: {type(cause).__name__}: {cause}") from error
+    except RayError as error:
+        raise CapacityError(f"the actor call failed: {type(error).__name__}") from error
+
+
+class RayHost:
+    """``HostClient`` over an actor handle."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def start(self) -> HostAddress:
+        """Make it ready."""
+        address: HostAddress = await answer(self._actor.start.remote())
+        return address
+
+    async def status(self) -> dict[str, Any]:
+        """How it is."""
+        status: dict[str, Any] = await answer(self._actor.status.remote())
+        return status
+
+    async def stop(self) -> None:
+        """Let go of all calls."""
+        await answer(self._actor.stop.remote())
+
+
+class RayCluster:
+    """Hosts and gateways are found by name in the stack's namespace."""
+
+    def __init__(self, context: StackContext) -> None:
+        self._context = context
+        self._namespace = context.settings.ray.namespace
+
+    async def create_host(self, host_id: str) -> HostClient:
+        """Start the process of a call actor.
+
+        Raises:
+            CapacityError: the name is taken.
+        """
+        return await asyncio.to_thread(self._create, host_id)
+
+    def _create(self, host_id: str) -> HostClient:
+        calls = self._context.settings.calls
+        declared = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        slots = {CALL_SLOT: calls.calls_per_actor} if CALL_SLOT in declared else {}
+        try:
+            actor = (
+                ray.remote(CallActor)
+                .options(
+                    name=host_id,
+                    namespace=self._namespace,
+                    lifetime="detached",
+                    num_cpus=calls.num_cpus,
+                    resources=slots,
+                    max_restarts=0,
+                    scheduling_strategy="SPREAD",
+                )
+                .remote(self._context, host_id)
+            )
+        except ValueError as error:
+            raise CapacityError(f"call actor {host_id} cannot be created: {error}") from error
+        return RayHost(actor)
+
+    async def hosts(self) -> dict[str, HostClient]:
+        """Call actors that are alive."""
+        names = await asyncio.to_thread(self._names, HOST_PREFIX)
+        found: dict[str, HostClient] = {}
+        for name in names:
+            try:
+                found[name] = RayHost(ray.get_actor(name, namespace=self._namespace))
+            except ValueError:
+                continue  # it died between the two questions
+        return found
+
+    async def destroy_host(self, host_id: str) -> None:
+        """End the process of a call actor."""
+        try:
+            ray.kill(ray.get_actor(host_id, namespace=self._namespace))
+        except (ValueError, RayActorError):
+            return  # it is gone already
+
+    async def gateways(self) -> set[str]:
+        """Ids of the gateways that are alive; a gateway's id is its actor's name."""
+        return set(await asyncio.to_thread(self._names, GATEWAY_PREFIX))
+
+    def _names(self, prefix: str) -> list[str]:
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        return [
+            str(actor["name"])
+            for actor in actors
+            if actor["namespace"] == self._namespace and actor["name"].startswith(prefix)
+        ]
