@@ -87,9 +87,6 @@ class MemoryLedger:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def _save(self) -> None:
         """Keep the change; in memory there is nothing to do."""
 

@@ -6,7 +6,7 @@ sequences next to each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kb.spoken import spoken_words
 
@@ -89,8 +89,27 @@ can i return {} | can i return a {} | can you repair {} | can you fix my {} | do
 what happens if i {} | what if i {} | for {} | with {} | please tell me about {} | please tell me {}
 """.replace("\n", " | ")
 
+# Everyday words the knowledge base may lack. They are here to be mistaken for nothing else: without them a question
+# about football is heard as the nearest words of the company, with them as words that retrieve nothing.
+EVERYDAY_WORDS = """
+account air airport animal apartment apple baby bank bathroom beach bedroom beer birthday board body book box bread
+breakfast brother building business cake camera capital cat chair chicken children church city class coffee college
+computer concert cook country cousin cup dance daughter dentist dinner doctor dog dress drink education egg email
+engine family farm father fire fish flight flower food football friend fruit game garden gas girl government grandmother
+ground hair hand head health history holiday home horse hospital hotel house husband idea insurance internet island job
+joke juice key kitchen knee lake language law lawyer letter library life line lunch machine market meat medicine meeting
+message milk minister money month moon mother mountain movie music name news newspaper night number nurse office oil
+paper parents party passport password people phone photo picture pizza plane plant police pool president program queen
+radio recipe rice river room salad school science sea sister sleep snow soccer song soup state stock story student
+sugar suit summer table tax taxi tea teacher team telephone television temperature theater ticket tomorrow tonight tooth
+town toy train travel tree trip truck uncle university vacation vegetables video water weather website wedding weekend
+wife wind window wine winter woman work world writer yesterday young
+"""
+EVERYDAY_TEMPLATES = "{} | the {} | a {} | my {} | some {} | is the {} | of the {} | about {} | in the {}"
+
 # Weights of the kinds of utterances, tuned on the sample knowledge base.
-SENTENCE_WEIGHT, HEADING_WEIGHT, QUESTION_WEIGHT, PHRASE_WEIGHT, TEMPLATE_WEIGHT = 2.0, 4.0, 4.0, 6.0, 0.2
+SENTENCE_WEIGHT, HEADING_WEIGHT, QUESTION_WEIGHT, PHRASE_WEIGHT = 2.0, 4.0, 4.0, 6.0
+TEMPLATE_WEIGHT, EVERYDAY_WEIGHT = 0.2, 1.0
 
 _FUNCTION_WORDS = frozenset(
     """
@@ -115,8 +134,10 @@ _MODALS = frozenset("can could will would should may might must are were do".spl
 _TOPIC_WORDS = 3
 
 
-def likely_utterances(sentences: Sequence[str], headings: Sequence[str]) -> Iterator[Utterance]:
-    """Word sequences with weights to train the language model on."""
+def likely_utterances(
+    sentences: Sequence[str], headings: Sequence[str], known: Callable[[str], bool]
+) -> Iterator[Utterance]:
+    """Word sequences with weights to train the language model on; ``known`` says what the dictionary lists."""
     spoken = [tuple(spoken_words(sentence)) for sentence in sentences]
     titles = [tuple(spoken_words(heading)) for heading in headings]
     yield from _weighted(spoken, SENTENCE_WEIGHT)
@@ -124,7 +145,10 @@ def likely_utterances(sentences: Sequence[str], headings: Sequence[str]) -> Iter
     yield from _weighted((question for words in spoken for question in questions_of(words)), QUESTION_WEIGHT)
     yield from _weighted((tuple(phrase.split()) for phrase in _split(CALL_PHRASES)), PHRASE_WEIGHT)
     topics = dict.fromkeys(topic for words in [*titles, *spoken] for topic in topics_of(words))
-    yield from _weighted(_filled(list(topics)), TEMPLATE_WEIGHT)
+    topics.update(dict.fromkeys((form,) for topic in topics if len(topic) == 1 for form in forms_of(topic[0], known)))
+    yield from _weighted(_filled(_split(TEMPLATES), list(topics)), TEMPLATE_WEIGHT)
+    everyday = [(word,) for word in EVERYDAY_WORDS.split()]
+    yield from _weighted(_filled(_split(EVERYDAY_TEMPLATES), everyday), EVERYDAY_WEIGHT)
 
 
 def _weighted(utterances: Iterable[tuple[str, ...]], weight: float) -> Iterator[Utterance]:
@@ -135,9 +159,20 @@ def _split(table: str) -> list[str]:
     return [entry.strip() for entry in table.split("|") if entry.strip()]
 
 
-def _filled(topics: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+def forms_of(word: str, known: Callable[[str], bool]) -> Iterator[str]:
+    """Other forms of a word that are in the dictionary: callers ask for "a discount" where the text has "discounts"."""
+    stems = {word}
+    for ending, instead in (("s", ""), ("es", ""), ("ies", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e")):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            stems.add(word.removesuffix(ending) + instead)
+    forms = stems | {stem + ending for stem in stems for ending in ("s", "ing", "ed")}
+    forms |= {stem[:-1] + ending for stem in stems if stem.endswith("e") for ending in ("ing", "ed")}
+    return (form for form in sorted(forms - {word}) if known(form))
+
+
+def _filled(templates: Sequence[str], topics: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
     """Every template with every topic; a second blank takes the next topic."""
-    for template in _split(TEMPLATES):
+    for template in templates:
         words = template.split()
         if "{}" not in words:
             yield tuple(words)

@@ -48,7 +48,7 @@ def write_vocabulary(folder: Path, kb_version: str, material: tuple[Sequence[str
     target = folder / kb_version
     stats = _existing(target)
     if stats is None:
-        utterances = list(likely_utterances(*material))
+        utterances = list(likely_utterances(*material, known=_lexicon().entries.__contains__))
         spoken = pronunciations(utterances)
         stats = _write(target, kb_version, utterances, spoken)
     if not _points_at(folder, kb_version):
