@@ -1,0 +1,120 @@
+"""The one place where the plain deployment classes meet Ray Serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+
+from configs.runtime import StackContext
+from configs.settings import Settings, StageSettings
+from engines import registry
+from kb.opening import vocabulary_dir
+from serve_apps.language_model import LanguageModel
+from serve_apps.retriever import Retriever
+from serve_apps.speech_to_text import SpeechToText
+from serve_apps.text_to_speech import TextToSpeech
+from voice_agent.errors import ConfigError
+
+# A dead replica is found and replaced in seconds: a call's retry waits for it where there is no second one.
+_HEALTH_CHECK_PERIOD_S = 2.0
+_HEALTH_CHECK_TIMEOUT_S = 10.0
+_GRACEFUL_SHUTDOWN_TIMEOUT_S = 5.0
+_GRACEFUL_SHUTDOWN_WAIT_LOOP_S = 0.2
+# Autoscaling aims at this share of the requests a replica takes at most; the rest is room for the time it needs.
+_AUTOSCALING_SHARE = 0.25
+_STICKY_ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+
+
+def build_apps(context: StackContext) -> dict[str, serve.Application]:
+    """The applications of the model plane by name, in the order in which they are to be started.
+
+    ``retriever`` comes first: an ingest writes the vocabulary that ``stt`` needs to start.
+
+    Raises:
+        ConfigError: an engine is not known, or a stage cannot have as many replicas as asked for.
+    """
+    settings = context.settings
+    _check(settings)
+    return {
+        "retriever": _deploy(Retriever, settings.retriever).bind(context),
+        "stt": _deploy(SpeechToText, settings.stt, sticky=True).bind(settings.stt.engine, stt_options(context)),
+        "llm": _deploy(LanguageModel, settings.llm).bind(settings.llm.engine, llm_options(settings)),
+        "tts": _deploy(TextToSpeech, settings.tts).bind(
+            settings.tts.engine, settings.tts.options, voice=settings.tts.voice
+        ),
+    }
+
+
+def stt_options(context: StackContext) -> dict[str, Any]:
+    """Options of the recogniser: those of the profile over what the stack knows."""
+    settings = context.settings.stt
+    known: dict[str, Any] = {}
+    if settings.engine == "pocketsphinx":
+        known = {"vocabulary_dir": str(vocabulary_dir(context.data_dir))}
+    return known | settings.options
+
+
+def llm_options(settings: Settings) -> dict[str, Any]:
+    """Options of the language model: those of the profile over what the stack knows."""
+    agent, retriever = settings.agent, settings.retriever
+    known: dict[str, Any] = {}
+    if settings.llm.engine == "extractive":
+        known = {
+            "unknown": agent.unknown,
+            "not_understood": agent.not_understood,
+            "goodbye": agent.goodbye,
+            "min_dense": retriever.min_dense,
+            "min_confidence": retriever.min_confidence,
+        }
+    return known | settings.llm.options
+
+
+def _deploy(deployment_class: type[Any], stage: StageSettings, *, sticky: bool = False) -> Any:
+    """The class as a deployment with the stage's replicas and resources.
+
+    ``sticky``: requests with the same ``handle.options(session_id=...)`` go to the same replica while it is there.
+    """
+    options: dict[str, Any] = {}
+    if stage.max_replicas > stage.replicas:
+        options["autoscaling_config"] = AutoscalingConfig(
+            min_replicas=stage.replicas,
+            initial_replicas=stage.replicas,
+            max_replicas=stage.max_replicas,
+            target_ongoing_requests=max(1.0, stage.max_ongoing_requests * _AUTOSCALING_SHARE),
+        )
+    else:
+        options["num_replicas"] = stage.replicas
+    if sticky and max(stage.replicas, stage.max_replicas) > 1:
+        options["request_router_config"] = RequestRouterConfig(request_router_class=_STICKY_ROUTER)
+    return serve.deployment(
+        deployment_class,
+        name=deployment_class.__name__,
+        max_ongoing_requests=stage.max_ongoing_requests,
+        ray_actor_options={"num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus},
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
+        graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_WAIT_LOOP_S,
+        **options,
+    )
+
+
+def _check(settings: Settings) -> None:
+    """Say what is wrong before anything starts: a replica's failure is told much later and much worse."""
+    stages = {"stt": settings.stt, "llm": settings.llm, "tts": settings.tts}
+    for port, stage in stages.items():
+        _check_engine(port, f"{port}.engine", stage.engine)
+    _check_engine("embed", "retriever.engine", settings.retriever.engine)
+    if not settings.kb.qdrant_url and max(settings.retriever.replicas, settings.retriever.max_replicas) > 1:
+        raise ConfigError(
+            "retriever.replicas must be 1 with the embedded vector store, which one process can hold;"
+            " set kb.qdrant_url for more."
+        )
+
+
+def _check_engine(port: str, key: str, engine: str) -> None:
+    allowed = registry.names(port)
+    if engine not in allowed:
+        raise ConfigError(f"{key}: there is no {port} engine {engine!r}; allowed: {', '.join(allowed)}.")

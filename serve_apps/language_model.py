@@ -1,0 +1,32 @@
+"""LanguageModel: streams replies; a reader that goes away cancels the work down to the model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from engines import registry
+from serve_apps.replica import guarded
+from voice_agent.ports import Capabilities, LanguageModelEngine, ReplyChunk, ReplyRequest
+
+
+class LanguageModel:
+    """The deployment."""
+
+    def __init__(self, engine: str, options: Mapping[str, Any] | None = None) -> None:
+        self._engine: LanguageModelEngine = registry.load("llm", engine, options)
+
+    async def capabilities(self) -> Capabilities:
+        """What the engine can do."""
+        return self._engine.capabilities
+
+    async def reply(self, request: ReplyRequest) -> AsyncIterator[ReplyChunk]:
+        """Stream the reply; the last chunk carries ``finish_reason``.
+
+        Raises:
+            EngineFailedError: the engine failed.
+        """
+        async with aclosing(guarded(self._engine.reply(request), "llm", request.call_id)) as stream:
+            async for chunk in stream:
+                yield chunk

@@ -1,0 +1,75 @@
+"""Retriever: the knowledge base behind a handle. Searches run beside each other, changes one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from configs.runtime import StackContext
+from kb.opening import open_knowledge_base
+from serve_apps.replica import as_ours
+from voice_agent.ports import Capabilities, SearchRequest, SearchResponse
+
+T = TypeVar("T")
+
+_SEARCH_THREADS = 2
+
+
+class Retriever:
+    """The deployment. ``root``: files below it are named by their path from there."""
+
+    def __init__(self, context: StackContext, root: str = "") -> None:
+        self._knowledge = open_knowledge_base(
+            context.settings, data_dir=context.data_dir, dsn=context.dsn, root=Path(root) if root else None
+        )
+        self._engine = context.settings.retriever.engine
+        self._searches = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="ingest")
+
+    async def capabilities(self) -> Capabilities:
+        """Name of the embedder, and the knowledge base's version."""
+        return Capabilities(name=self._engine, version=self._knowledge.version, streaming=False)
+
+    async def search(self, request: SearchRequest) -> SearchResponse:
+        """The best passages for a question.
+
+        Raises:
+            StorageError: the vector store failed.
+        """
+        return await self._run(
+            self._searches, lambda: self._knowledge.search(request.query, request.top_k), request.call_id
+        )
+
+    async def ingest(self, paths: list[str]) -> dict[str, Any]:
+        """Bring files and folders in and write the recogniser's vocabulary; the report as plain values.
+
+        Whoever asks for it reloads ``SpeechToText`` afterwards.
+
+        Raises:
+            StorageError: the vector store or the ledger failed.
+        """
+        report = await self._run(self._changes, lambda: self._knowledge.ingest(paths))
+        return report.as_dict()
+
+    async def documents(self) -> list[dict[str, Any]]:
+        """Every document, by source, as plain values."""
+        return await self._run(self._changes, self._knowledge.documents)
+
+    async def remove(self, source: str) -> dict[str, Any]:
+        """Take a document out; the report as plain values.
+
+        Raises:
+            DocumentError: there is no such document.
+            StorageError: the vector store or the ledger failed.
+        """
+        report = await self._run(self._changes, lambda: self._knowledge.remove(source))
+        return report.as_dict()
+
+    async def _run(self, executor: ThreadPoolExecutor, work: Callable[[], T], call_id: str = "") -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, work)
+        except Exception as error:  # the border of a replica request
+            raise as_ours(error, "retriever", call_id) from error
