@@ -66,9 +66,11 @@ def write(data_dir: Path, state: StackState) -> None:
     temporary.replace(path)
 
 
-def remove(data_dir: Path) -> None:
-    """Forget the stack. Idempotent."""
-    state_path(data_dir).unlink(missing_ok=True)
+def remove_own(data_dir: Path) -> None:
+    """Forget the stack of this process; that of another is left alone. Idempotent."""
+    state = find(data_dir)
+    if state is None or state.pid == os.getpid():
+        state_path(data_dir).unlink(missing_ok=True)
 
 
 def find(data_dir: Path) -> StackState | None:

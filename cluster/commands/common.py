@@ -1,0 +1,62 @@
+"""Options that commands share, and how they print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from configs.loader import Resolved
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", "-p", help="embedded (default), gpu, simulated, or the path of a YAML file."),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Your own YAML file; it may say `extends: PROFILE`.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value; may be given often and wins over all else.")
+]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Short for --set data_dir=PATH.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+ENV_FILE = Path(".env")
+
+
+def resolved(
+    profile: str | None = None,
+    config: Path | None = None,
+    overrides: list[str] | None = None,
+    data_dir: Path | None = None,
+) -> Resolved:
+    """Settings from the profile, the file, ``.env``, the environment and the options.
+
+    Raises:
+        ConfigError: something in them is wrong.
+    """
+    from configs.loader import resolve
+
+    chosen = [*(overrides or [])]
+    if data_dir is not None:
+        chosen.append(f"data_dir={data_dir}")
+    return resolve(profile, config, chosen, env_file=ENV_FILE)
+
+
+def out() -> Console:
+    """Standard output, for results."""
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def err() -> Console:
+    """Standard error, for progress and problems."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)

@@ -1,0 +1,29 @@
+"""``voice-agent config show``."""
+
+from __future__ import annotations
+
+from cluster.commands.common import ConfigOption, DataDirOption, JsonOption, ProfileOption, SetOption, out, resolved
+
+
+def show(
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every setting, its value, and where the value came from. Secrets are not shown."""
+    rows = resolved(profile, config, overrides, data_dir).rows()
+    if as_json:
+        import json
+
+        out().print_json(
+            json.dumps({key: {"value": value, "origin": origin} for key, value, origin in rows}, default=str)
+        )
+        return
+    from rich.table import Table
+
+    table = Table("setting", "value", "from", box=None, header_style="bold")
+    for key, value, origin in rows:
+        table.add_row(key, str(value), origin, style="" if origin == "default" else "bold cyan")
+    out().print(table)

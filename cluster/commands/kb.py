@@ -1,0 +1,126 @@
+"""``voice-agent kb``: through the API of a running stack, else directly on the data folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.commands.common import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    err,
+    out,
+    resolved,
+)
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders: Markdown, text, HTML, PDF.")],
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring documents in. What has not changed is skipped; what cannot be read is reported, the rest is ingested."""
+    from rich.progress import Progress
+
+    from cluster import knowledge
+    from voice_agent.errors import DocumentError
+
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise DocumentError(f"there is no {', '.join(missing)}")
+    settings = resolved(profile, config, overrides, data_dir).settings
+    with Progress(console=err(), transient=True) as progress:
+        task = progress.add_task("ingesting", total=None)
+
+        def show(done: int, total: int, source: str) -> None:
+            progress.update(task, completed=done, total=total, description=source)
+
+        report = knowledge.ingest(settings, [path.absolute() for path in paths], show)
+    if as_json:
+        _print_json(report)
+    else:
+        for name in ("added", "changed", "unchanged", "removed", "ignored"):
+            for source in report[name]:
+                out().print(f"{name:<10} {source}", markup=False)
+        for source, reason in report["failed"].items():
+            err().print(f"failed     {source}: {reason}", style="red", markup=False)
+        out().print(f"knowledge base {report['kb_version']}", markup=False)
+    if report["failed"]:
+        raise typer.Exit(1)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What a caller would ask.")],
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the knowledge base: the answer a caller would get, and the passages it came from."""
+    from cluster import knowledge
+
+    answer = knowledge.ask(resolved(profile, config, overrides, data_dir).settings, question)
+    if as_json:
+        _print_json(answer)
+        return
+    out().print(answer["answer"], style="bold", markup=False)
+    for passage in answer["passages"]:
+        where = f"{passage['source']} > {passage['heading']}"
+        out().print(
+            f"  {passage['score']:.3f}  dense {passage['dense']:.2f}  lexical {passage['lexical']:.2f}  {where}\n"
+            f"         {passage['sentence']}",
+            markup=False,
+            style="dim",
+        )
+
+
+def list_documents(
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the documents in the knowledge base."""
+    from rich.table import Table
+
+    from cluster import knowledge
+
+    documents = knowledge.documents(resolved(profile, config, overrides, data_dir).settings)
+    if as_json:
+        _print_json(documents)
+        return
+    table = Table("source", "title", "version", "chunks", "bytes", "ingested", box=None, header_style="bold")
+    for entry in documents:
+        columns = ("source", "title", "version", "chunks", "size_bytes", "ingested_at")
+        table.add_row(*(str(entry[column]) for column in columns))
+    out().print(table if documents else "No documents; `voice-agent kb ingest PATH` brings some in.")
+
+
+def remove(
+    source: Annotated[str, typer.Argument(help="As `voice-agent kb list` shows it.")],
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Take a document out."""
+    from cluster import knowledge
+
+    report = knowledge.remove(resolved(profile, config, overrides, data_dir).settings, source)
+    out().print(f"removed {source}; knowledge base {report['kb_version']}", markup=False)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    out().print_json(json.dumps(value, default=str))

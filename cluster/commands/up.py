@@ -1,0 +1,105 @@
+"""``voice-agent up``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.commands.common import ConfigOption, DataDirOption, ProfileOption, SetOption, resolved
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from cluster.stack import Stack
+
+_STOP_WITHIN_S = 40.0
+
+
+def up(
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data_dir: DataDirOption = None,
+    leash: Annotated[
+        bool, typer.Option("--leash", hidden=True, help="Stop when standard input closes: for programs that start us.")
+    ] = False,
+) -> None:
+    """Start the platform here, in the foreground. Ctrl-C stops all it started, and nothing else.
+
+    When calls may come, one line of JSON goes to standard output; all else goes to standard error.
+    """
+    from cluster.stack import Stack
+    from cluster.steps import Steps
+
+    settings = resolved(profile, config, overrides, data_dir).settings
+    stopper = _Stopper()
+    stopper.install()
+    if leash:
+        threading.Thread(target=_follow_stdin, daemon=True).start()
+    steps = Steps()
+    stack = Stack(settings, steps)
+    try:
+        ready = stack.start()
+        stopper.install()  # ray.init has put its own handler for SIGTERM there
+        sys.stdout.write(json.dumps(ready.as_dict()) + "\n")
+        sys.stdout.flush()
+        steps.line("ready; Ctrl-C stops it")
+        _watch(stack)
+    except KeyboardInterrupt:
+        steps.line("stopping")
+    finally:
+        stopper.stopping()
+        stack.stop()
+        steps.line("stopped")
+
+
+class _Stopper:
+    """The first SIGINT or SIGTERM ends the start or the run; one more while stopping leaves the rest to the guard."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+
+    def stopping(self) -> None:
+        """A clean stop has begun; it is given a bounded time."""
+        self._stopping = True
+        self.install()
+        timer = threading.Timer(_STOP_WITHIN_S, lambda: os._exit(1))
+        timer.daemon = True
+        timer.start()
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self._stopping:
+            os._exit(128 + number)
+        self._stopping = True
+        raise KeyboardInterrupt
+
+
+def _watch(stack: Stack) -> None:
+    """Sleep until a signal comes, or until a process without which there is no stack has died."""
+    import psutil
+
+    from voice_agent.errors import VoiceAgentError
+
+    vital = {kind: pids for kind, pids in stack.pids().items() if kind in ("ray_gcs", "ray_raylet")}
+    while True:
+        time.sleep(1.0)
+        for kind, pids in vital.items():
+            if not all(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+                raise VoiceAgentError(f"{kind} has died; its logs are in the run directory under logs/ray")
+
+
+def _follow_stdin() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,103 @@
+"""The knowledge base from the command line: through a running stack, which holds the store, else directly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster import statefile
+from cluster.api import Api
+from cluster.records import running_postgres
+from cluster.stores import migrate
+from configs.settings import Settings
+from kb.knowledge import KnowledgeBase
+from kb.opening import open_knowledge_base
+from voice_agent.ports import Message, Passage, ReplyRequest
+
+_INGEST_TIMEOUT_S = 600.0
+_CALL = "command-line"
+
+Progress = Callable[[int, int, str], None]
+
+
+def ingest(settings: Settings, paths: Sequence[Path], progress: Progress) -> dict[str, Any]:
+    """Ingest files and folders; the report as plain values.
+
+    Raises:
+        StorageError: the store or Postgres failed.
+        ApiError: the running stack refused.
+    """
+    with _api(settings, timeout_s=_INGEST_TIMEOUT_S) as api:
+        if api is not None:
+            report: dict[str, Any] = api.post("/api/kb/ingest", {"paths": [str(path) for path in paths]})
+            return report
+    with _opened(settings) as base:
+        return base.ingest(list(paths), progress).as_dict()
+
+
+def documents(settings: Settings) -> list[dict[str, Any]]:
+    """What the knowledge base holds. Raises as ``ingest``."""
+    with _api(settings) as api:
+        if api is not None:
+            found: list[dict[str, Any]] = api.get("/api/kb/documents")["documents"]
+            return found
+    with _opened(settings) as base:
+        return base.documents()
+
+
+def remove(settings: Settings, source: str) -> dict[str, Any]:
+    """Take a document out. Raises as ``ingest``, and DocumentError when there is none of this name."""
+    with _api(settings) as api:
+        if api is not None:
+            report: dict[str, Any] = api.delete("/api/kb/documents", source=source)
+            return report
+    with _opened(settings) as base:
+        return base.remove(source).as_dict()
+
+
+def ask(settings: Settings, question: str) -> dict[str, Any]:
+    """``answer`` as a caller would get it, and ``passages``. Raises as ``ingest``."""
+    with _api(settings, timeout_s=60.0) as api:
+        if api is not None:
+            told: dict[str, Any] = api.post("/api/kb/ask", {"question": question})
+            return told
+    with _opened(settings) as base:
+        found = base.search(question, settings.retriever.top_k)
+    answer = asyncio.run(_answer(settings, question, found.passages))
+    return {"answer": answer, "passages": [asdict(passage) for passage in found.passages]}
+
+
+async def _answer(settings: Settings, question: str, passages: tuple[Passage, ...]) -> str:
+    from engines import registry
+
+    engine = registry.load("llm", settings.llm.engine, settings.llm.options)
+    request = ReplyRequest(
+        call_id=_CALL, turn=1, messages=(Message("user", question),), passages=passages, confidence=1.0
+    )
+    return "".join([chunk.text async for chunk in engine.reply(request)])
+
+
+@contextlib.contextmanager
+def _api(settings: Settings, *, timeout_s: float = 10.0) -> Iterator[Api | None]:
+    state = statefile.find(settings.data_dir.absolute())
+    if state is None:
+        yield None
+        return
+    with Api(state, timeout_s=timeout_s) as api:
+        yield api
+
+
+@contextlib.contextmanager
+def _opened(settings: Settings) -> Iterator[KnowledgeBase]:
+    data_dir = settings.data_dir.absolute()
+    with running_postgres(settings) as dsn:
+        asyncio.run(migrate(dsn))
+        base = open_knowledge_base(settings, data_dir=data_dir, dsn=dsn)
+        try:
+            yield base
+        finally:
+            base.close()

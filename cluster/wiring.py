@@ -1,0 +1,96 @@
+"""The actors and the Serve applications of a stack, on the Ray this process is connected to."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import GetTimeoutError, RayError
+from ray.serve.config import HTTPOptions, ProxyLocation
+
+from actors import remote
+from cluster.steps import Steps
+from configs.runtime import StackContext
+from serve_apps.build import build_apps
+from voice_agent.errors import VoiceAgentError
+
+_ACTORS_WITHIN_S = 120.0
+_APPS_WITHIN_S = 180.0
+_GOODBYE_WITHIN_S = 6.0
+
+_log = logging.getLogger(__name__)
+
+
+class DeployError(VoiceAgentError):
+    """An actor or a Serve application did not come up."""
+
+    code = "deploy"
+
+
+class Wiring:
+    """Starts and stops what runs on Ray. ``stop`` works at any point of a start."""
+
+    def __init__(self, context: StackContext, steps: Steps) -> None:
+        self._context = context
+        self._steps = steps
+        self._actors: remote.StackActors | None = None
+
+    def start(self) -> None:
+        """Start actors and applications beside each other, and wait for both.
+
+        Raises:
+            DeployError: one of them did not come up; the message says which and why.
+        """
+        apps = build_apps(self._context)
+        self._actors = remote.create(self._context)
+        with self._steps.step("models and ingress"):
+            self._deploy(apps)
+        with self._steps.step("gateway, dispatcher, journal, call actors"):
+            try:
+                self._actors.wait_ready(_ACTORS_WITHIN_S)
+            except (GetTimeoutError, RayError) as error:
+                raise DeployError(f"an actor did not come up: {error}") from error
+
+    def _deploy(self, apps: dict[str, Any]) -> None:
+        server = self._context.settings.server
+        serve.start(
+            proxy_location=ProxyLocation.HeadOnly,
+            http_options=HTTPOptions(host=server.host, port=server.webhook_port),
+            logging_config={"enable_access_log": False},
+        )
+        targets = [
+            serve.RunTarget(app, name=name, route_prefix="/" if name == "ingress" else None)
+            for name, app in apps.items()
+        ]
+        try:
+            serve.run_many(targets, wait_for_applications_running=True)
+        except (RuntimeError, RayError, TimeoutError) as error:
+            raise DeployError(f"the models did not come up: {_why(error)}") from error
+
+    def stop(self) -> None:
+        """End calls, let records be written. Whatever does not answer in time is ended with Ray."""
+        if self._actors is not None:
+            self._actors.stop(_GOODBYE_WITHIN_S)
+            self._actors = None
+
+
+def _why(error: BaseException) -> str:
+    """What each application says, where Serve knows more than the error."""
+    try:
+        applications = serve.status().applications
+    except (RayError, RuntimeError):
+        return str(error)
+    said = []
+    for name, application in applications.items():
+        if str(application.status.value) != "RUNNING":
+            messages = [application.message, *(one.message for one in application.deployments.values())]
+            said.append(f"{name}: {next((line for text in messages for line in _last_lines(text)), 'not running')}")
+    return "; ".join(said) or str(error)
+
+
+def _last_lines(text: str) -> list[str]:
+    """The line of a trace that names the error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1:]
