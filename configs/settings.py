@@ -224,6 +224,9 @@ class TelemetrySettings(Section):
     otlp_endpoint: str = Field(
         "", description="OTLP/HTTP endpoint for spans, e.g. http://collector:4318. Empty: no spans are exported."
     )
+    trace_pii: bool = Field(
+        False, description="Put what was said into spans, under voice.pii.*, for a collector that may hold it."
+    )
     event_log: bool = Field(
         True, description="Write every call's event log (JSON lines, replayable) under the run directory."
     )
