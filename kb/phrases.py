@@ -161,12 +161,10 @@ def _split(table: str) -> list[str]:
 
 def forms_of(word: str, known: Callable[[str], bool]) -> Iterator[str]:
     """Other forms of a word that are in the dictionary: callers ask for "a discount" where the text has "discounts"."""
-    stems = {word}
+    forms = {word + "s"}
     for ending, instead in (("s", ""), ("es", ""), ("ies", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e")):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
-            stems.add(word.removesuffix(ending) + instead)
-    forms = stems | {stem + ending for stem in stems for ending in ("s", "ing", "ed")}
-    forms |= {stem[:-1] + ending for stem in stems if stem.endswith("e") for ending in ("ing", "ed")}
+            forms.add(word.removesuffix(ending) + instead)
     return (form for form in sorted(forms - {word}) if known(form))
 
 
