@@ -13,7 +13,7 @@ from voice_agent.errors import CapacityError, VoiceAgentError
 
 logger = logging.getLogger(__name__)
 
-START_S: Final = 120.0
+START_S: Final = 200.0
 STATUS_S: Final = 5.0
 MISSES: Final = 3
 """Health checks a host may miss; a process that is only slow must not lose its calls to a false alarm."""

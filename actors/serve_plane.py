@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from voice_agent.errors import EngineFailedError, EngineUnavailableError, VoiceAgentError
 from voice_agent.ports import (
@@ -24,6 +25,8 @@ from voice_agent.ports import (
 
 STAGES: Final = {"stt": "SpeechToText", "retriever": "Retriever", "llm": "LanguageModel", "tts": "TextToSpeech"}
 """Serve application and deployment of each stage."""
+
+POLL_S: Final = 0.2
 
 
 def engine_error(stage: str, error: BaseException) -> VoiceAgentError:
@@ -50,7 +53,7 @@ class ServePlane:
     Handles are made in ``warm``, inside the process that uses them.
     """
 
-    def __init__(self, *, warm_timeout_s: float = 60.0) -> None:
+    def __init__(self, *, warm_timeout_s: float = 180.0) -> None:
         self._warm_timeout_s = warm_timeout_s
         self._open = 0
         self._handles: dict[str, Any] = {}
@@ -78,11 +81,12 @@ class ServePlane:
         Raises:
             EngineUnavailableError: a stage is not deployed or does not answer in time.
         """
-        handles = {app: serve.get_deployment_handle(deployment, app_name=app) for app, deployment in STAGES.items()}
-        for app, handle in handles.items():
+        handles: dict[str, Any] = {}
+        for app, deployment in STAGES.items():
             try:
                 async with asyncio.timeout(self._warm_timeout_s):
-                    capabilities = await self._unary(app, handle.capabilities)
+                    handles[app] = await self._deployed(app, deployment)
+                    capabilities = await self._unary(app, handles[app].capabilities)
             except (TimeoutError, VoiceAgentError) as error:
                 raise EngineUnavailableError(f"the {app} app does not answer; is it deployed? {error}") from error
             if app == "stt":
@@ -94,6 +98,14 @@ class ServePlane:
             "llm": handles["llm"].options(method_name="reply", stream=True),
             "tts": handles["tts"].options(method_name="speak", stream=True),
         }
+
+    async def _deployed(self, app: str, deployment: str) -> Any:
+        """The handle, once the application is there: applications and call actors start side by side."""
+        while True:
+            try:
+                return await asyncio.to_thread(serve.get_deployment_handle, deployment, app)
+            except (RayServeException, KeyError):
+                await asyncio.sleep(POLL_S)
 
     async def transcribe(self, request: TranscribeRequest) -> TranscribeResponse:
         """Send audio of an utterance."""
