@@ -270,4 +270,4 @@ def _aware(moment: datetime | None) -> datetime | None:
 
 
 def _next(events: list[dict[str, Any]], after: int) -> int:
-    return max([after, *(int(entry["i"]) for entry in events)])
+    return max([after, *(int(entry["seq"]) for entry in events)])

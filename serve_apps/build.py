@@ -11,6 +11,7 @@ from configs.runtime import StackContext
 from configs.settings import Settings, StageSettings
 from engines import registry
 from kb.opening import vocabulary_dir
+from serve_apps.ingress import ingress_app
 from serve_apps.language_model import LanguageModel
 from serve_apps.retriever import Retriever
 from serve_apps.speech_to_text import SpeechToText
@@ -28,9 +29,10 @@ _STICKY_ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentH
 
 
 def build_apps(context: StackContext) -> dict[str, serve.Application]:
-    """The applications of the model plane by name, in the order in which they are to be started.
+    """The applications of the model plane and the ingress by name, in the order in which they are to be started.
 
-    ``retriever`` comes first: an ingest writes the vocabulary that ``stt`` needs to start.
+    ``retriever`` comes first: an ingest writes the vocabulary that ``stt`` needs to start. ``ingress`` is the only one
+    with a route prefix.
 
     Raises:
         ConfigError: an engine is not known, or a stage cannot have as many replicas as asked for.
@@ -44,6 +46,7 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
         "tts": _deploy(TextToSpeech, settings.tts).bind(
             settings.tts.engine, settings.tts.options, voice=settings.tts.voice
         ),
+        "ingress": ingress_app(context),
     }
 
 

@@ -91,7 +91,7 @@ class FakeJournal:
         self.kept += [(call_id, entry) for entry in entries]
 
     async def live_events(self, call_id: str, after: int) -> list[dict[str, Any]]:
-        return [{"i": number, "event": "x"} for number in range(after + 1, 4)]
+        return [{"seq": number, "event": "x"} for number in range(after + 1, 4)]
 
     async def status(self) -> dict[str, Any]:
         if self.error is not None:

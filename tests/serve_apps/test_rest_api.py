@@ -109,7 +109,7 @@ async def test_a_call_comes_with_its_turns() -> None:
 async def test_the_live_tail_goes_on_where_it_was() -> None:
     stack = Stack()
     first = (await stack.api("GET", "/api/calls/CA1/events")).json()
-    assert ([event["i"] for event in first["events"]], first["next"]) == ([1, 2, 3], 3)
+    assert ([event["seq"] for event in first["events"]], first["next"]) == ([1, 2, 3], 3)
     assert (await stack.api("GET", "/api/calls/CA1/events?after=2")).json()["next"] == 3
     assert (await stack.api("GET", "/api/calls/CA1/events?after=9")).json() == {"events": [], "next": 9}
 
