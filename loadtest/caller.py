@@ -1,0 +1,187 @@
+"""The emulated caller: follows its script by what it *hears*, 20 ms at a time. Pure: ticks in, frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.playout import FRAME_BYTES, FRAME_MS
+from loadtest.script import After, AgentSilent, AwaitHangUp, CallerScript, HangUp, Press, Say, When
+from loadtest.speech import background, with_noise
+from voice_agent.audio.g711 import mulaw_decode
+
+LOUD_DBFS = -45.0
+"""A frame above this is loud: well above comfort noise, well below speech."""
+
+_POWER = np.square(mulaw_decode(bytes(range(256))).astype(np.float64) / 32768.0)
+_LOUD_POWER = 10.0 ** (LOUD_DBFS / 10.0)
+_SPOKE_FRAMES = 3
+_PAUSE_IN_SPEECH_MS = 500
+_STILL_SPEAKING_MS = 200
+_KEY_TICKS = 10
+
+
+def is_loud(frame: bytes) -> bool:
+    """Whether a mu-law frame is above ``LOUD_DBFS``."""
+    return bool(_POWER[np.frombuffer(frame, dtype=np.uint8)].mean() > _LOUD_POWER)
+
+
+@dataclass(frozen=True, slots=True)
+class CallerAction:
+    """What the caller does in this tick: 160 bytes of mu-law into the microphone, maybe a key, maybe the end."""
+
+    frame: bytes
+    digit: str = ""
+    hang_up: str = ""
+
+
+@dataclass(slots=True)
+class _Ear:
+    """What the caller has heard of the agent, counted since ``forget``."""
+
+    now_ms: int = 0
+    loud_frames: int = 0
+    last_loud_ms: int | None = None
+    onset_ms: int | None = None
+    speaking: bool = False
+
+    def hear(self, frame: bytes) -> str:
+        """Take the next frame. Returns ``agent_speaks`` or ``agent_silent`` when that has changed."""
+        self.now_ms += FRAME_MS
+        if is_loud(frame):
+            if self.onset_ms is None:
+                self.onset_ms, self.loud_frames = self.now_ms, 0
+            self.loud_frames += 1
+            self.last_loud_ms = self.now_ms
+        elif self.last_loud_ms is not None and self.silent_ms >= _PAUSE_IN_SPEECH_MS:
+            self.onset_ms = None
+        speaking = self.onset_ms is not None and self.loud_frames >= _SPOKE_FRAMES
+        changed = speaking != self.speaking
+        self.speaking = speaking
+        if not changed:
+            return ""
+        return "agent_speaks" if speaking else "agent_silent"
+
+    @property
+    def silent_ms(self) -> int:
+        return self.now_ms - self.last_loud_ms if self.last_loud_ms is not None else 0
+
+
+class ScriptedCaller:
+    """Plays a script. One owner; call ``tick`` once for each 20 ms of the call."""
+
+    def __init__(
+        self,
+        script: CallerScript,
+        lines: Mapping[tuple[str, str], bytes],
+        note: Callable[[int, str, str], None] | None = None,
+    ) -> None:
+        """``lines`` holds mu-law 8 kHz for each of ``script.lines``; ``note`` is told (at_ms, kind, text)."""
+        self._script = script
+        noise = background(script.noise_dbfs, script.seed)
+        self._noise = [noise[at : at + FRAME_BYTES] for at in range(0, len(noise), FRAME_BYTES)]
+        self._lines = {key: with_noise(audio, noise) for key, audio in lines.items()}
+        self._note = note or (lambda at_ms, kind, text: None)
+        self._ear = _Ear()
+        self._step = 0
+        self._since_ms = 0
+        self._spoke_since_own_line = False
+        self._speech: Sequence[bytes] = ()
+        self._keys: list[str] = []
+        self._key_wait = 0
+        self._over = False
+        self.unanswered = 0
+
+    def tick(self, heard: bytes) -> CallerAction:
+        """Hear the agent's last frame, say the next one."""
+        change = self._ear.hear(heard)
+        if change:
+            self._note(self._ear.now_ms, change, "")
+        if self._ear.speaking:
+            self._spoke_since_own_line = True
+        if self._over:
+            return CallerAction(self._quiet())
+        if self._ear.now_ms >= self._script.max_call_ms:
+            return self._hang_up("gave_up")
+        if self._speech:
+            return CallerAction(self._speak())
+        if self._keys:
+            return self._press()
+        return self._next()
+
+    def _next(self) -> CallerAction:
+        """Start the current step if it is time."""
+        if self._step >= len(self._script.steps):
+            return self._hang_up("script_done")
+        step = self._script.steps[self._step]
+        if isinstance(step, AwaitHangUp):
+            if self._ear.now_ms - self._since_ms >= step.timeout_ms:
+                return self._hang_up("agent_did_not_hang_up")
+            return CallerAction(self._quiet())
+        if not self._is_time(step.when):
+            return CallerAction(self._quiet())
+        return self._begin(step)
+
+    def _begin(self, step: Say | Press | HangUp) -> CallerAction:
+        if isinstance(step, HangUp):
+            return self._hang_up("script_done")
+        if isinstance(step, Press):
+            self._note(self._ear.now_ms, "caller_presses", step.digits)
+            self._keys = list(step.digits)
+            return self._press()
+        self._note(self._ear.now_ms, "caller_says", step.text)
+        audio = self._lines[step.text, step.voice or self._script.voice]
+        self._speech = [audio[at : at + FRAME_BYTES] for at in range(0, len(audio), FRAME_BYTES)]
+        return CallerAction(self._speak())
+
+    def _is_time(self, when: When) -> bool:
+        waited_ms = self._ear.now_ms - self._since_ms
+        if isinstance(when, After):
+            return waited_ms >= when.ms
+        if isinstance(when, AgentSilent):
+            ready = self._spoke_since_own_line and self._ear.silent_ms >= when.ms
+        else:
+            ready = self._speaking_for_ms() >= when.ms
+        if not ready and waited_ms >= when.patience_ms and not self._ear.speaking:
+            self.unanswered += 1
+            self._note(self._ear.now_ms, "unanswered", "")
+            return True
+        return ready
+
+    def _speaking_for_ms(self) -> int:
+        """How long the agent has been speaking; -1 when it is not, or began before the last step was done."""
+        onset_ms = self._ear.onset_ms
+        if onset_ms is None or onset_ms <= self._since_ms or self._ear.silent_ms > _STILL_SPEAKING_MS:
+            return -1
+        return self._ear.now_ms - onset_ms
+
+    def _speak(self) -> bytes:
+        frame, self._speech = self._speech[0], self._speech[1:]
+        if not self._speech:
+            self._done()
+        return frame
+
+    def _press(self) -> CallerAction:
+        if self._key_wait:
+            self._key_wait -= 1
+            return CallerAction(self._quiet())
+        self._key_wait = _KEY_TICKS
+        digit = self._keys.pop(0)
+        if not self._keys:
+            self._done()
+        return CallerAction(self._quiet(), digit=digit)
+
+    def _done(self) -> None:
+        self._step += 1
+        self._since_ms = self._ear.now_ms
+        self._spoke_since_own_line = False
+
+    def _hang_up(self, reason: str) -> CallerAction:
+        self._over = True
+        self._note(self._ear.now_ms, "caller_hangs_up", reason)
+        return CallerAction(self._quiet(), hang_up=reason)
+
+    def _quiet(self) -> bytes:
+        return self._noise[self._ear.now_ms // FRAME_MS % len(self._noise)]
