@@ -14,14 +14,19 @@ Gram = tuple[str, ...]
 
 @dataclass(slots=True)
 class _Context:
-    """What follows a history: weighted counts by word."""
+    """What follows a history: weighted counts by word. ``total`` and ``mass`` are of the finished counts.
+
+    ``mass`` is the share of probability kept back for words not seen here.
+    """
 
     following: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    total: float = 0.0
+    mass: float = 0.0
 
-    def mass(self, discount: float) -> float:
-        """The share of probability kept back for words not seen here."""
-        total = sum(self.following.values())
-        return sum(min(discount, count) for count in self.following.values()) / total
+    def settle(self, discount: float) -> None:
+        """All has been counted. The sums are asked for once a word, so they are not made anew each time."""
+        self.total = sum(self.following.values())
+        self.mass = sum(min(discount, count) for count in self.following.values()) / self.total
 
 
 class TrigramModel:
@@ -37,6 +42,8 @@ class TrigramModel:
         self._contexts: dict[Gram, _Context] = defaultdict(_Context)
         for words, weight in sentences:
             self._count((START, *words, END), weight)
+        for context in self._contexts.values():
+            context.settle(discount)
         self.vocabulary = sorted({word for context in self._contexts.values() for word in context.following})
         self._memo: dict[Gram, float] = {}
 
@@ -55,8 +62,8 @@ class TrigramModel:
             context = self._contexts[history]
             lower = self.probability(word, history[1:]) if history else 1.0 / len(self.vocabulary)
             count = context.following.get(word, 0.0)
-            kept = max(count - self._discount, 0.0) / sum(context.following.values())
-            self._memo[key] = kept + context.mass(self._discount) * lower
+            kept = max(count - self._discount, 0.0) / context.total
+            self._memo[key] = kept + context.mass * lower
         return self._memo[key]
 
     def arpa(self) -> Iterator[str]:
@@ -84,5 +91,5 @@ class TrigramModel:
         # The start is never predicted: the format's convention is -99.
         log = -99.0 if gram == (START,) else math.log10(self.probability(gram[-1], gram[:-1]))
         if len(gram) < ORDER and gram in self._contexts:
-            return f"{log:.4f} {' '.join(gram)} {math.log10(self._contexts[gram].mass(self._discount)):.4f}"
+            return f"{log:.4f} {' '.join(gram)} {math.log10(self._contexts[gram].mass):.4f}"
         return f"{log:.4f} {' '.join(gram)}"
