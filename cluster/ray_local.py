@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,12 +121,15 @@ class RayCluster:
 
         Raises:
             ConfigError: no short enough folder for Ray's Unix sockets can be made.
+            RayStartError: ray is imported already.
         """
         for key, value in stack_environment(self._settings, self._size).items():
             os.environ.setdefault(key, value)
         os.environ["RAY_AUTH_MODE"] = self._settings.ray.auth
         if not self.local:
             return
+        if "ray" in sys.modules:
+            raise RayStartError("ray was imported before its flags were set: no module may import it at the top here")
         self._temp_dir = _short_temp_dir()
         os.environ["AUTOSCALER_METRIC_PORT"] = str(ports.free_port())
         os.environ["DASHBOARD_METRIC_PORT"] = str(ports.free_port())
@@ -152,7 +156,8 @@ class RayCluster:
             ray.init(**self._options())
         except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
             where = f"the cluster at {self._settings.ray.address}" if not self.local else "a local Ray"
-            raise RayStartError(f"could not start or reach {where}: {error}") from error
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise RayStartError(f"could not start or reach {where}: {first}") from error
 
     def _options(self) -> dict[str, Any]:
         common: dict[str, Any] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError, RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
