@@ -1,12 +1,17 @@
-"""HTML to blocks, by Beautiful Soup over the standard library's parser, which accepts broken markup."""
+"""HTML to blocks, by Beautiful Soup over the standard library's parser.
+
+That parser does not close elements whose end tag is left out, so a paragraph can end up inside the heading before it.
+Therefore text is read in document order and belongs to the nearest block element around it, however deep.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bs4 import BeautifulSoup
-from bs4.element import Comment, NavigableString, Tag
+from bs4.element import NavigableString, PreformattedString, Tag
 from bs4.exceptions import ParserRejectedMarkup
 
 from kb.document import Block, BlockKind
@@ -29,69 +34,70 @@ def parse_html(data: bytes) -> tuple[Block, ...]:
         raise DocumentError("binary data in an HTML file")
     try:
         soup = BeautifulSoup(data, "html.parser")
-    except ParserRejectedMarkup as error:
-        raise DocumentError(f"not HTML: {error}") from error
-    title = _text(soup.title) if soup.title else ""
+    except (ParserRejectedMarkup, RecursionError) as error:
+        raise DocumentError(f"not HTML that can be read: {error}") from error
+    title = _joined(soup.title.strings) if soup.title else ""
     for element in soup.find_all(_DROPPED):
-        element.decompose()
-    try:
-        blocks = list(_walk(soup))
-    except RecursionError as error:
-        raise DocumentError("HTML nested too deeply") from error
+        element.extract()
+    for line_break in soup.find_all("br"):
+        line_break.replace_with(" ")
+    blocks = [block for block in _blocks(soup) if block.text]
     if title and not any(block.kind is BlockKind.HEADING and block.level == 1 for block in blocks):
         blocks.insert(0, Block(BlockKind.HEADING, title, 1))
     return tuple(blocks)
 
 
-def _text(element: Tag | NavigableString) -> str:
-    return " ".join(element.get_text(" ").split()).replace(" .", ".").replace(" ,", ",")
-
-
-def _walk(parent: Tag) -> Iterator[Block]:
-    """Blocks below ``parent``; loose inline text between block elements becomes paragraphs."""
-    loose: list[str] = []
-    for child in parent.children:
-        if _is_inline(child):
-            loose.append(_text(child) if isinstance(child, Tag | NavigableString) else "")
-            continue
-        if not isinstance(child, Tag):
-            continue
-        yield from _paragraph(loose)
-        loose = []
-        yield from _element(child)
-    yield from _paragraph(loose)
-
-
-def _is_inline(child: object) -> bool:
-    if isinstance(child, Tag):
-        return child.name in _INLINE
-    return isinstance(child, NavigableString) and not isinstance(child, Comment)
-
-
-def _paragraph(loose: list[str]) -> Iterator[Block]:
-    text = " ".join(" ".join(loose).split())
-    if text:
-        yield Block(BlockKind.PARAGRAPH, text)
-
-
-def _element(element: Tag) -> Iterator[Block]:
-    if heading := _HEADING.match(element.name):
-        yield Block(BlockKind.HEADING, _text(element), int(heading.group(1)))
-    elif element.name == "table":
-        rows = [[_text(cell) for cell in row.find_all(["th", "td"])] for row in element.find_all("tr")]
-        yield from (Block(BlockKind.ROW, sentence) for sentence in rows_to_sentences(rows))
-    elif element.name == "dl":
-        yield from _definitions(element)
-    elif element.name in ("li", "p") and not element.find(["p", "ul", "ol", "table", "div"]):
-        yield Block(BlockKind.ITEM if element.name == "li" else BlockKind.PARAGRAPH, _text(element))
-    else:
-        yield from _walk(element)
-
-
-def _definitions(element: Tag) -> Iterator[Block]:
+def _blocks(soup: BeautifulSoup) -> Iterator[Block]:
+    tables: set[int] = set()
     term = ""
-    for child in element.find_all(["dt", "dd"]):
-        if child.name == "dt":
-            term = _text(child).rstrip(":")
+    for home, strings in itertools.groupby(_strings(soup), key=_home):
+        if home.name == "table":
+            if id(home) not in tables:
+                tables.add(id(home))
+                yield from (Block(BlockKind.ROW, sentence) for sentence in rows_to_sentences(_rows(home)))
+            continue
+        text = _joined(strings)
+        if home.name == "dt":
+            term = text.rstrip(":")
+        elif home.name == "dd":
+            yield Block(BlockKind.ITEM, f"{term}: {text}" if term else text)
+        elif heading := _HEADING.match(home.name):
+            yield Block(BlockKind.HEADING, text, int(heading.group(1)))
         else:
-            yield Block(BlockKind.ITEM, f"{term}: {_text(child)}" if term else _text(child))
+            yield Block(BlockKind.ITEM if home.find_parent("li") or home.name == "li" else BlockKind.PARAGRAPH, text)
+
+
+def _strings(element: Tag) -> Iterator[NavigableString]:
+    """Text in document order, without comments and declarations."""
+    for item in element.descendants:
+        if isinstance(item, NavigableString) and not isinstance(item, PreformattedString):
+            yield item
+
+
+def _home(text: NavigableString) -> Tag:
+    """The element whose text this is: the innermost table around it, else the nearest block element."""
+    table = text.find_parent("table")
+    if isinstance(table, Tag):
+        return table
+    return next(parent for parent in text.parents if parent.name not in _INLINE)
+
+
+def _rows(table: Tag) -> list[list[str]]:
+    """Cells by row, also where rows or cells are not closed and so lie inside one another."""
+    rows: list[list[str]] = []
+    for row in table.find_all("tr"):
+        if row.find_parent("table") is not table:
+            continue
+        cells = [cell for cell in row.find_all(["td", "th"]) if cell.find_parent("tr") is row]
+        rows.append([_joined(item for item in _strings(cell) if _cell_of(item) is cell) for cell in cells])
+    return rows
+
+
+def _cell_of(text: NavigableString) -> Tag | None:
+    found = text.find_parent(["td", "th"])
+    return found if isinstance(found, Tag) else None
+
+
+def _joined(strings: Iterable[str]) -> str:
+    """Strings as one text. White space is the author's: none is put between "9" and "<b>am</b>"."""
+    return " ".join("".join(strings).split())

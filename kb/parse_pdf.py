@@ -60,7 +60,7 @@ def parse_pdf(data: bytes) -> tuple[Block, ...]:
         pages = len(reader.pages)
     except _FAULTS as error:
         raise DocumentError(f"damaged or not a PDF ({type(error).__name__}: {error})") from error
-    if not lines:
+    if not any(line.text for line in lines):
         raise DocumentError("the PDF has no text layer (a scan?); run OCR on it first")
     return tuple(_blocks(_without_running_heads(lines, pages)))
 

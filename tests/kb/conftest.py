@@ -1,0 +1,81 @@
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kb.knowledge import KnowledgeBase, KnowledgeOptions
+from kb.ledger import MemoryLedger
+from kb.store import VectorStore
+from kb.terms import terms
+from voice_agent.ports import Capabilities
+
+SAMPLE = Path(__file__).resolve().parents[2] / "kb" / "sample"
+
+
+class BagOfWordsEmbedder:
+    """Deterministic vectors from words, so that most tests need no model."""
+
+    dimension = 64
+    capabilities = Capabilities(name="bag-of-words", version="1")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = np.full((len(texts), self.dimension), 1e-3, dtype=np.float32)
+        for row, text in enumerate(texts):
+            for term in terms(text):
+                vectors[row, hashlib.md5(term.encode()).digest()[0] % self.dimension] += 1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def bag_embedder() -> BagOfWordsEmbedder:
+    return BagOfWordsEmbedder()
+
+
+@pytest.fixture(params=["embedded", "server"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], VectorStore]]:
+    """Opens the same store again on every call; the earlier one must be closed in the embedded case."""
+    url = os.environ.get("QDRANT_URL", "")
+    if request.param == "server" and not url:
+        pytest.skip("no Qdrant server: set QDRANT_URL to run the store tests against one")
+    collection = f"test-{uuid.uuid4().hex[:12]}"
+    opened: list[VectorStore] = []
+
+    def make(dimension: int = 64) -> VectorStore:
+        for store in opened:
+            store.close()
+        place = {"url": url} if request.param == "server" else {"path": tmp_path / "qdrant"}
+        opened.append(VectorStore(collection=collection, dimension=dimension, **place))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()
+    if request.param == "server":
+        from qdrant_client import QdrantClient
+
+        QdrantClient(url=url).delete_collection(collection)
+
+
+@pytest.fixture
+def make_kb(tmp_path: Path, bag_embedder: BagOfWordsEmbedder) -> Iterator[Callable[..., KnowledgeBase]]:
+    """A knowledge base in memory over files below `tmp_path`."""
+    bases: list[KnowledgeBase] = []
+
+    def make(**options: object) -> KnowledgeBase:
+        bases.append(
+            KnowledgeBase(
+                store=VectorStore(dimension=bag_embedder.dimension),
+                embedder=bag_embedder,
+                ledger=MemoryLedger(),
+                options=KnowledgeOptions(root=tmp_path, **options),
+            )
+        )
+        return bases[-1]
+
+    yield make
+    for base in bases:
+        base.close()
