@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from actors.call_kit import CallKit, DialogMachines
-from actors.call_shell import HANDED_OVER, CallShell
+from actors.call_shell import HANDED_OVER, ORPHANED, CallShell
 from actors.codec import Message
 from actors.link import LinkConnection, LinkServer
 from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach
@@ -147,7 +147,7 @@ class CallActor:
         if isinstance(message, CallerAudio):
             shell.audio(message.utterance, message.offset_samples, message.audio)
         elif isinstance(message, CallEvent):
-            shell.deliver(message.event)
+            shell.from_gateway(message.event)
         else:
             shell.detach(message.reason)
 
@@ -162,12 +162,18 @@ class CallActor:
             connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason="full"))
             logger.warning("attach refused, no room", extra={"call_id": attach.call_id, "capacity": self._capacity})
             return
-        snapshot = attach.snapshot or self._orphans.take(attach.call_id)
+        orphaned = self._orphans.take(attach.call_id)
         if held is not None:
-            snapshot = attach.snapshot or held.snapshot
-            held.detach(HANDED_OVER)
+            orphaned = held.snapshot if held.port is not connection else b""
+            held.detach(HANDED_OVER if held.port is connection else ORPHANED)
+        snapshot = attach.snapshot or orphaned
         try:
-            shell = CallShell(replace(attach, snapshot=snapshot), connection, self._kit)
+            shell = CallShell(
+                replace(attach, snapshot=snapshot),
+                connection,
+                self._kit,
+                reconnected=bool(snapshot) and not attach.snapshot,
+            )
         except ProtocolError as error:
             logger.warning("snapshot refused", extra={"call_id": attach.call_id, "reason": error.message})
             connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason="failed"))
@@ -187,7 +193,7 @@ class CallActor:
     def _orphan(self, shell: CallShell) -> None:
         """The gateway is gone; keep the state until the carrier has found another."""
         assert self._orphans is not None
-        shell.detach(HANDED_OVER)
+        shell.detach(ORPHANED)
         if not shell.ended and shell.snapshot:
             logger.warning("call without a gateway", extra={"call_id": shell.call_id})
             self._orphans.keep(shell.call_id, shell.snapshot)

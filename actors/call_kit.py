@@ -42,6 +42,16 @@ class Machine(Protocol):
     def snapshot(self) -> dict[str, Any]:
         """Everything the call remembers, JSON-able."""
 
+    def reopen(self) -> None:
+        """After ``restore``: the owner died, command again what it had open."""
+
+    def reconnect(self) -> None:
+        """After ``restore``: the gateway died, its queues with it."""
+
+    @property
+    def now_ms(self) -> int:
+        """The newest time it was told."""
+
 
 class MachineFactory(Protocol):
     """Makes the machine of a call."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 import msgpack
@@ -40,8 +41,20 @@ MAX_EVENTS: Final = 4096
 SNAPSHOT_EVERY_S: Final = 0.1
 """A call whose state moves without commanding anything (words streaming in) is snapshotted this often."""
 
+TIME_FIELDS: Final = ("onset_ms", "speech_end_ms", "at_ms")
+"""Fields of events that are times on the call's clock; ``heard_ms`` and ``duration_ms`` are lengths."""
+
 HANDED_OVER: Final = "handed_over"
 """Reason of a ``Detach`` after which the call goes on in another actor."""
+
+ORPHANED: Final = "orphaned"
+"""Reason when the gateway is gone; the call may come back by another."""
+
+
+def shifted(event: Event, by_ms: int) -> Event:
+    """An event with its times moved to another clock."""
+    times = {name: getattr(event, name) + by_ms for name in TIME_FIELDS if hasattr(event, name)}
+    return replace(event, **times) if times else event
 
 
 class EventOverrunError(RuntimeError):
@@ -54,15 +67,18 @@ class CallShell:
     Everything it starts lives in one task group: when ``run`` has returned, no task and no request of the call is left.
     """
 
-    def __init__(self, attach: Attach, port: GatewayPort, kit: CallKit) -> None:
+    def __init__(self, attach: Attach, port: GatewayPort, kit: CallKit, *, reconnected: bool = False) -> None:
         self.call_id = attach.call_id
         self.epoch = attach.epoch
         self.port = port
         self._attach = attach
         self._kit = kit
         self._loop = asyncio.get_running_loop()
-        self._zero_s = self._loop.time() - attach.now_ms / 1000
         self._machine = self._make_machine()
+        self._reconnected = reconnected
+        # Another gateway began its clock at 0 again; the dialog's goes on from where it was.
+        self._shift_ms = max(0, self._machine.now_ms - attach.now_ms) if reconnected else 0
+        self._zero_s = self._loop.time() - (attach.now_ms + self._shift_ms) / 1000
         self._events: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._over = ""
@@ -88,8 +104,12 @@ class CallShell:
 
     # --- from the link ---
 
+    def from_gateway(self, event: Event) -> None:
+        """Take an event whose times are on the gateway's clock."""
+        self.deliver(shifted(event, self._shift_ms) if self._shift_ms else event)
+
     def deliver(self, event: Event) -> None:
-        """Take an event from the gateway or from a job. Never waits."""
+        """Take an event. Never waits."""
         if len(self._events) < MAX_EVENTS:
             self._events.append(event)
         elif not self._over:
@@ -103,7 +123,7 @@ class CallShell:
 
     def detach(self, reason: str) -> None:
         """The gateway takes the call away. What was delivered before is still fed."""
-        if reason != HANDED_OVER:
+        if reason not in (HANDED_OVER, ORPHANED):
             self.deliver(CarrierStopped(reason))
         self._over = self._over or reason
         self._wake.set()
@@ -137,6 +157,7 @@ class CallShell:
                     self._turn_of_loop()
                 self._turn_of_loop()
                 self._jobs.cancel_all()
+                # A successor with the same gateway goes on with the sessions that are open at the recogniser.
                 self._utterances.drop_all(forget=self._over != HANDED_OVER)
                 if self._over == "overrun":
                     raise EventOverrunError(f"more than {MAX_EVENTS} events waiting")
@@ -154,7 +175,11 @@ class CallShell:
     def _begin(self) -> None:
         self._wake.set()
         if self._attach.snapshot:
-            self._log.note(self._now_ms(), "taken_over", epoch=self.epoch)
+            self._log.note(self._now_ms(), "reconnected" if self._reconnected else "taken_over", epoch=self.epoch)
+            if self._reconnected:
+                self._machine.reconnect()
+            else:
+                self._machine.reopen()
             return
         attach = self._attach
         started_at_s = self._kit.wall_clock() - attach.now_ms / 1000
@@ -165,7 +190,7 @@ class CallShell:
 
     def _turn_of_loop(self) -> None:
         """Feed all that waits, fire the deadline, and set the alarm for the next one."""
-        moved, commanded = bool(self._events), False
+        moved, commanded = bool(self._events), self._execute()
         while self._events and not self._ended:
             event, now_ms = self._events.popleft(), self._now_ms()
             self._log.event(now_ms, event)

@@ -34,13 +34,13 @@ from voice_agent.dialog.events import (
     SpeechSynthesised,
     TranscriptReady,
 )
-from voice_agent.dialog.interrupting import Interrupting
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.dialog.state import State, Timer
+from voice_agent.dialog.taking_over import TakingOver
 from voice_agent.ports import ReplyChunk
 
 
-class DialogMachine(Interrupting):
+class DialogMachine(TakingOver):
     """One call. See the module for the four verbs; ``snapshot`` and ``restore`` carry it to another process."""
 
     def receive(self, event: Event, now_ms: int) -> None:
@@ -80,13 +80,18 @@ class DialogMachine(Interrupting):
         """Number of the newest agent turn; 0 before the greeting."""
         return self._s.turn
 
+    @property
+    def now_ms(self) -> int:
+        """The newest time it was told."""
+        return self._s.now_ms
+
     def snapshot(self) -> dict[str, Any]:
         """Everything the call remembers, as JSON-able values with a version."""
         return snapshots.dump(self._s, self.call_id)
 
     @classmethod
     def restore(cls, data: dict[str, Any], policy: TurnPolicy, agent: AgentPhrases) -> DialogMachine:
-        """The machine a snapshot was taken of. Open jobs stay open: the shell starts them again."""
+        """The machine a snapshot was taken of; ``reopen`` or ``reconnect`` says how the call goes on."""
         state, call_id = snapshots.load(data)
         machine = cls(policy, agent, call_id)
         machine._s = state
