@@ -1,0 +1,388 @@
+"""One call in the gateway: the caller's audio in, the agent's audio out, and the actor that holds the dialog.
+
+Everything but finding an actor happens in callbacks, so a barge-in is answered in the tick of the loop that found it.
+The one task of a call is ``run``: it claims an actor, replaces one that is lost, and gives everything back at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from actors.caller_ear import CallerEar
+from actors.dispatcher_port import DispatcherPort
+from actors.host_links import HostLink, HostLinks
+from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach, Play, Snapshot
+from actors.twilio_leg import FAILED, TwilioLeg
+from actors.vad_batch import VadBatch
+from configs.settings import MediaSettings
+from voice_agent.admission import HostAddress
+from voice_agent.dialog.events import (
+    CarrierStopped,
+    ClausePlayed,
+    DtmfReceived,
+    Event,
+    PlayoutHeld,
+    PlayoutStarted,
+)
+from voice_agent.errors import ProtocolError, VoiceAgentError
+from voice_agent.playout import PlayoutAction, PlayoutLedger, PlayoutSettings, SendAudio, SendClear, SendMark
+from voice_agent.twilio.messages import Start
+
+logger = logging.getLogger(__name__)
+
+CLAIM_S: Final = 5.0
+REPLACE_S: Final = 10.0
+RELEASE_S: Final = 5.0
+RETRY_S: Final = 0.1
+MOST_HOSTS: Final = 5
+"""Hosts tried one after another before a call is given up."""
+UNCONFIRMED_EVENTS: Final = 256
+CONFIRM_LAG_MS: Final = 100
+"""A snapshot speaks for events sent this long before it came; younger ones may have crossed it."""
+HOST_FULL: Final = "full"
+"""Reason of a ``hang_up`` by an actor that has no room: the call needs another host, not an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallServices:
+    """What the calls of a gateway share."""
+
+    media: MediaSettings
+    dispatcher: DispatcherPort
+    links: HostLinks
+    vad: VadBatch
+    over: Callable[[GatewayCall], None]
+
+
+@dataclass(slots=True)
+class CallCounters:
+    """What happened in a call."""
+
+    takeovers: int = 0
+    stale_messages: int = 0
+    refused_plays: int = 0
+    events: int = 0
+    uploads: int = 0
+    holds_by_voice: int = 0
+    snapshots: int = 0
+
+
+class GatewayCall:
+    """One call, from its ``start`` to its end. The call's clock is 0 at ``start``."""
+
+    def __init__(self, leg: TwilioLeg, start: Start, services: CallServices) -> None:
+        media = services.media
+        self.counters = CallCounters()
+        self.ledger = PlayoutLedger(
+            PlayoutSettings(
+                lead_ms=media.lead_ms, chunk_ms=media.chunk_ms, mark_timeout_ms=int(media.mark_timeout_s * 1000)
+            )
+        )
+        self.ear = CallerEar(self, media, services.vad)
+        self._start = start
+        self._leg = leg
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        self._zero_s = time.monotonic()
+        self._epoch = 0
+        self._snapshot = b""
+        self._unconfirmed: deque[tuple[int, Event]] = deque(maxlen=UNCONFIRMED_EVENTS)
+        self._link: HostLink | None = None
+        self._over = ""
+        self._changed = asyncio.Event()
+        self._scope: asyncio.Timeout | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    # --- looking in ---
+
+    @property
+    def call_id(self) -> str:
+        """Twilio's CallSid."""
+        return self._start.call_sid
+
+    @property
+    def now_ms(self) -> int:
+        """The call's clock."""
+        return int((time.monotonic() - self._zero_s) * 1000)
+
+    @property
+    def over(self) -> str:
+        """Why the call ended; empty while it lives."""
+        return self._over
+
+    def status(self) -> dict[str, Any]:
+        """For ``MediaGateway.status``."""
+        return {
+            "host_id": self._link.address.host_id if self._link else "",
+            "epoch": self._epoch,
+            "now_ms": self.now_ms,
+            "frames": self._leg.frames,
+            "utterance": self.ear.utterance,
+            "speaking": self.ear.speaking,
+            "held": self.ledger.held,
+            "takeovers": self.counters.takeovers,
+        }
+
+    # --- the one task ---
+
+    async def run(self) -> None:
+        """Live the call: find its actor, and another when that is lost, until the leg is gone."""
+        failed, misses = "", 0
+        try:
+            while not self._over:
+                address = await self._find(failed)
+                if address is None:
+                    break
+                failed = address.host_id
+                if await self._attach(address):
+                    misses = 0
+                    await self._changed.wait()
+                elif (misses := misses + 1) >= MOST_HOSTS:
+                    self.end(FAILED, 1011, "no call actor can be reached")
+        finally:
+            await self._give_back()
+
+    async def _find(self, failed: str) -> HostAddress | None:
+        """The call's host, or the next one; None when the call ended meanwhile or there is none to be had."""
+        try:
+            async with asyncio.timeout(REPLACE_S if failed else CLAIM_S) as self._scope:
+                while not self._over:
+                    address = await self._ask(failed)
+                    if address is not None:
+                        return address
+                    await asyncio.sleep(RETRY_S)
+        except (TimeoutError, VoiceAgentError):
+            self.end(FAILED, 1011, "call actor lost" if failed else "no call actor")
+        finally:
+            self._scope = None
+        return None
+
+    async def _ask(self, failed: str) -> HostAddress | None:
+        """One question to the dispatcher; None when asking again may help."""
+        dispatcher = self._services.dispatcher
+        try:
+            if failed:
+                return await dispatcher.replace(self.call_id, failed)
+            return await dispatcher.claim(self.call_id)
+        except VoiceAgentError as error:
+            logger.warning("no call actor", extra={"call_id": self.call_id, "reason": error.message})
+            if not error.retryable:
+                raise
+            return None
+
+    async def _attach(self, address: HostAddress) -> bool:
+        """Put the call on a host. False when the host cannot be reached."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(CLAIM_S) as self._scope:
+                link = await self._services.links.attach(address, self)
+        except (OSError, VoiceAgentError) as error:
+            extra = {"call_id": self.call_id, "host_id": address.host_id, "reason": repr(error)}
+            logger.warning("call actor not reached", extra=extra)
+            await asyncio.sleep(0 if self._over else RETRY_S)
+            return False
+        finally:
+            self._scope = None
+        self._link = link
+        if self._over:
+            return True
+        self._epoch += 1
+        self.counters.takeovers += self._epoch > 1
+        self._hand_over(link)
+        return not link.connection.closed
+
+    def _hand_over(self, link: HostLink) -> None:
+        """Tell the actor everything it needs: the state, what happened since, and the open utterance from its start."""
+        parameters = self._start.parameters
+        link.send(
+            Attach(
+                call_id=self.call_id,
+                epoch=self._epoch,
+                now_ms=self.now_ms,
+                caller_pii=parameters.get("caller", ""),
+                called=parameters.get("called", ""),
+                traceparent=parameters.get("traceparent", ""),
+                snapshot=self._snapshot,
+            )
+        )
+        for _, event in self._unconfirmed:
+            link.send(CallEvent(self.call_id, event))
+        self.ledger.refeed()
+        position = self.ledger.position(self.now_ms)
+        if self.ledger.held and position is not None:
+            link.send(CallEvent(self.call_id, PlayoutHeld(*position, self.now_ms)))
+        self.ear.tell_again()
+
+    async def _give_back(self) -> None:
+        """The end: nothing of the call stays behind."""
+        self._disarm()
+        self.ear.close()
+        reason = self._over or FAILED
+        link, self._link = self._link, None
+        if link is not None:
+            link.send(CallEvent(self.call_id, CarrierStopped(reason)))
+            link.send(Detach(self.call_id, reason))
+            self._services.links.detach(link, self)
+        try:
+            async with asyncio.timeout(RELEASE_S):
+                await self._services.dispatcher.release(self.call_id, reason)
+        except (TimeoutError, VoiceAgentError) as error:
+            # The dispatcher finds out by itself that no host knows the call.
+            logger.warning("call not released", extra={"call_id": self.call_id, "reason": repr(error)})
+        finally:
+            self._services.over(self)
+
+    def end(self, reason: str, code: int, words: str) -> None:
+        """End the call: close the leg and let ``run`` give everything back. Idempotent."""
+        if self._over:
+            return
+        self._over = reason
+        self._leg.close(code, words)
+        self._disarm()
+        self._changed.set()
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(self._loop.time())
+
+    # --- from the carrier ---
+
+    def audio(self, payload: bytes) -> None:
+        """Caller audio."""
+        if not self._over:
+            self.ear.hear(payload)
+
+    def dtmf(self, digit: str) -> None:
+        """A key was pressed."""
+        if not self._over:
+            self.event(DtmfReceived(digit))
+
+    def mark(self, name: str) -> None:
+        """A mark came back."""
+        self._guard(lambda: self._do(self.ledger.mark_echoed(name, self.now_ms)))
+
+    def gone(self, reason: str) -> None:
+        """The leg is over."""
+        self.end(reason, 1000, "over")
+
+    # --- from the ear ---
+
+    def agent_heard(self) -> bool:
+        """The agent is being heard."""
+        return self.ledger.playing(self.now_ms)
+
+    def caller_began(self) -> None:
+        """Hold first, talk about it afterwards: the caller must not hear another frame."""
+        now_ms = self.now_ms
+        if self.ledger.interruptible(now_ms):
+            self.counters.holds_by_voice += 1
+            self._do(self.ledger.hold(now_ms))
+
+    def event(self, event: Event) -> None:
+        """Tell the actor. What a new one could not see from the call's state is kept until a snapshot covers it."""
+        self.counters.events += 1
+        if isinstance(event, PlayoutStarted | ClausePlayed | DtmfReceived):
+            self._unconfirmed.append((self.now_ms, event))
+        if self._link is not None:
+            self._link.send(CallEvent(self.call_id, event))
+
+    def upload(self, utterance: int, offset_samples: int, audio: bytes) -> None:
+        """Caller audio for the actor; while there is none the ear keeps it."""
+        if self._link is not None:
+            self.counters.uploads += 1
+            self._link.send(CallerAudio(self.call_id, utterance, offset_samples, audio))
+
+    def fault(self, error: Exception) -> None:
+        """A fault in one call ends that call and no other."""
+        logger.error("call failed in the gateway", extra={"call_id": self.call_id}, exc_info=error)
+        self.end(FAILED, 1011, "internal error")
+
+    # --- from the actor ---
+
+    def from_actor(self, message: Play | Control | Snapshot) -> None:
+        """A message of the call's actor; those of an older epoch are refused."""
+        if message.epoch != self._epoch:
+            self.counters.stale_messages += 1
+        elif isinstance(message, Play):
+            self._guard(lambda: self._play(message))
+        elif isinstance(message, Control):
+            self._guard(lambda: self._control(message))
+        else:
+            self.counters.snapshots += 1
+            self._snapshot = message.state
+            settled_ms = self.now_ms - CONFIRM_LAG_MS
+            while self._unconfirmed and self._unconfirmed[0][0] < settled_ms:
+                self._unconfirmed.popleft()
+
+    def link_lost(self, link: HostLink, reason: str) -> None:
+        """The actor is gone; ``run`` finds another."""
+        if self._link is link:
+            self._link = None
+            self._changed.set()
+
+    def _play(self, play: Play) -> None:
+        taken = self.ledger.play(play.turn, play.clause, play.audio, last=play.last, interruptible=play.interruptible)
+        self.counters.refused_plays += not taken
+        self._do(self.ledger.advance(self.now_ms))
+
+    def _control(self, control: Control) -> None:
+        now_ms = self.now_ms
+        if control.verb == "hold":
+            self._do(self.ledger.hold(now_ms))
+        elif control.verb == "resume":
+            self._do(self.ledger.resume(now_ms))
+        elif control.verb == "clear":
+            self._do(self.ledger.clear(control.number, now_ms))
+        elif control.verb == "close_utterance":
+            self.ear.close_utterance(control.number)
+        elif control.verb == "hang_up" and control.reason == HOST_FULL and self._link is not None:
+            self._services.links.detach(self._link, self)
+            self.link_lost(self._link, HOST_FULL)
+        elif control.verb == "hang_up":
+            self.end(control.reason or FAILED, 1000, "call ended")
+        else:
+            raise ProtocolError(f"a call actor commands {control.verb!r}, which no gateway knows")
+
+    # --- inside ---
+
+    def _do(self, actions: list[PlayoutAction]) -> None:
+        for action in actions:
+            if isinstance(action, SendAudio):
+                self._leg.send_audio(action.audio)
+            elif isinstance(action, SendMark):
+                self._leg.send_mark(action.name)
+            elif isinstance(action, SendClear):
+                self._leg.send_clear()
+            else:
+                self.event(action)
+        self._arm()
+
+    def _arm(self) -> None:
+        self._disarm()
+        due_ms = self.ledger.next_deadline_ms()
+        if due_ms is not None and not self._over:
+            # Half a millisecond late, so that the truncated clock has reached the deadline when it rings.
+            delay_s = self._zero_s + due_ms / 1000 + 0.0005 - time.monotonic()
+            self._alarm = self._loop.call_later(max(0.0, delay_s), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._guard(lambda: self._do(self.ledger.advance(self.now_ms)))
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        """The call border."""
+        if self._over:
+            return
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - the call border
+            self.fault(error)
