@@ -66,6 +66,9 @@ def run(options: DemoOptions, tell: Tell) -> Report:
         run_dir = Path(state.run_dir)
         tell("head", f"{script.name}: an emulated caller rings, in real time, over Twilio Media Streams")
         outcome = _place(state, options.script, run_dir, tell)
+        if not outcome.streams:
+            told = " ".join((outcome.reason, *outcome.said, *outcome.stream_errors))
+            raise DemoFailedError(f"the call was not taken: {told}; logs are in {run_dir / 'logs'}")
         with Api(state) as api:
             call = _settled_call(api, outcome.call_sid)
         report = examine(outcome, call, simulated=ready["profile"] == "simulated")
@@ -109,6 +112,8 @@ def _arguments(options: DemoOptions) -> list[str]:
         "server.webhook_port": "0",
         "server.media_port": "0",
         "telemetry.metrics_port": "0",
+        "server.public_url": "",
+        "server.public_media_url": "",
         "agent.company": COMPANY,
         "calls.max_calls": "2",
         "calls.calls_per_actor": "1",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.waterfall import TurnBar, draw
+from loadtest.waterfall import TurnBar, draw
 
 if TYPE_CHECKING:
     from loadtest.place import CallOutcome

@@ -252,7 +252,9 @@ def _local_url(host: str, port: int) -> str:
 
 
 def _local_media_url(host: str, port: int) -> str:
-    return f"ws://{_reachable(host)}:{port}/media"
+    from actors.twilio_leg import MEDIA_PATH
+
+    return f"ws://{_reachable(host)}:{port}{MEDIA_PATH}"
 
 
 def _in_thread(work: Callable[[], str], name: str) -> Future[str]:

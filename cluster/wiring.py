@@ -19,8 +19,6 @@ _ACTORS_WITHIN_S = 120.0
 _APPS_WITHIN_S = 180.0
 _GOODBYE_WITHIN_S = 6.0
 
-_log = logging.getLogger(__name__)
-
 
 class DeployError(VoiceAgentError):
     """An actor or a Serve application did not come up."""
@@ -54,6 +52,7 @@ class Wiring:
 
     def _deploy(self, apps: dict[str, Any]) -> None:
         server = self._context.settings.server
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             http_options=HTTPOptions(host=server.host, port=server.webhook_port),

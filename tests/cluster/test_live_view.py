@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.live import LiveView
-from cluster.waterfall import spans
 
 
 def _feed(*entries: dict[str, Any]) -> list[tuple[str, str]]:
@@ -52,12 +51,3 @@ def test_a_speculation_that_was_dropped_is_not_told() -> None:
 
 def test_entries_of_later_versions_say_nothing() -> None:
     assert _feed({"t_ms": 1, "event": "Unheard"}, {"t_ms": 1, "command": "Unheard"}, {"t_ms": 1}) == []
-
-
-def test_a_waterfall_has_the_stages_that_ran() -> None:
-    times = {"speech_end_ms": 1000, "pause_ms": 1100, "transcript_ms": 1160, "endpoint_ms": 1300}
-    assert [(label, begin, end) for label, begin, end, _ in spans(times)] == [
-        ("transcript", 100, 160),
-        ("turn end", 0, 300),
-    ]
-    assert spans({"playout_started_ms": 5}) == []
