@@ -35,10 +35,21 @@ class RayJournal:
         Raises:
             StorageError: the journal is away or refuses.
         """
+        await self._ask("batch", records)
+
+    async def cluster_status(self, status: dict[str, Any]) -> None:
+        """What the dispatcher says of itself.
+
+        Raises:
+            StorageError: the journal is away or refuses.
+        """
+        await self._ask("cluster_status", status)
+
+    async def _ask(self, method: str, argument: Any) -> None:
         try:
             if self._actor is None:
                 self._actor = ray.get_actor(JOURNAL, namespace=self._namespace)
-            await self._actor.batch.remote(records)
+            await getattr(self._actor, method).remote(argument)
         except (RayError, ValueError) as error:
             # A restarted actor keeps its handle; one that was made anew does not.
             if not isinstance(error, RayTaskError):

@@ -247,13 +247,14 @@ class Dispatcher:
 
     async def _keep_full(self) -> None:
         while True:
-            await self._pool.refill()
-            await asyncio.sleep(TICK_S)
+            if not await self._pool.refill():
+                await asyncio.sleep(TICK_S)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
             await self.check()
+            await self._cluster.report(await self.status())
 
     async def check(self) -> None:
         """One round of the watch: promises nobody kept, members that died, calls their host does not know."""

@@ -57,6 +57,9 @@ class Cluster(Protocol):
     async def gateways(self) -> set[str]:
         """Ids of the gateways that are alive."""
 
+    async def report(self, status: dict[str, Any]) -> None:
+        """Tell the journal what the dispatcher knows; best effort."""
+
 
 @dataclass(slots=True)
 class Host:
@@ -156,14 +159,18 @@ class HostPool:
         host = self.add(client, address, int(status["capacity"]))
         host.status = status
 
-    async def refill(self) -> None:
-        """Create what is missing: several at once for the first fill, then one at a time, to spare those that talk."""
+    async def refill(self) -> bool:
+        """Create some of what is missing; False when nothing is.
+
+        Several at once for the first fill, later one at a time, to spare those that talk.
+        """
         missing = self.wanted - len(self._hosts) - len(self._starting)
         self._was_full = self._was_full or missing <= 0
         if missing <= 0:
-            return
+            return False
         at_once = 1 if self._was_full else STARTING_AT_ONCE
         await asyncio.gather(*(self._create() for _ in range(min(missing, at_once))))
+        return True
 
     async def _create(self) -> None:
         host_id = f"call-host-{self._next}"

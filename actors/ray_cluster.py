@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import Any
 
@@ -10,11 +11,13 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from actors.call import CallActor
-from actors.clients import GATEWAY_PREFIX, HOST_PREFIX
+from actors.clients import GATEWAY_PREFIX, HOST_PREFIX, RayJournal
 from actors.pool import HostClient, HostGoneError
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
-from voice_agent.errors import CapacityError, VoiceAgentError
+from voice_agent.errors import CapacityError, StorageError, VoiceAgentError
+
+logger = logging.getLogger(__name__)
 
 CALL_SLOT = "call_slot"
 """Custom resource that keeps a node with calls from being judged idle; used where the cluster declares it."""
@@ -70,6 +73,7 @@ class RayCluster:
     def __init__(self, context: StackContext) -> None:
         self._context = context
         self._namespace = context.settings.ray.namespace
+        self._journal = RayJournal(self._namespace)
 
     async def create_host(self, host_id: str) -> HostClient:
         """Start the process of a call actor.
@@ -120,8 +124,24 @@ class RayCluster:
             return  # it is gone already
 
     async def gateways(self) -> set[str]:
-        """Ids of the gateways that are alive; a gateway's id is its actor's name."""
-        return set(await asyncio.to_thread(self._names, GATEWAY_PREFIX))
+        """Ids of the gateways that are alive; a gateway's id is its actor's name.
+
+        Each is told to start, which does nothing to one that runs: a restarted actor re-runs only its constructor.
+        """
+        names = await asyncio.to_thread(self._names, GATEWAY_PREFIX)
+        for name in names:
+            try:
+                ray.get_actor(name, namespace=self._namespace).start.remote()
+            except ValueError:
+                continue  # it died between the two questions
+        return set(names)
+
+    async def report(self, status: dict[str, Any]) -> None:
+        """Tell the journal."""
+        try:
+            await self._journal.cluster_status(status)
+        except StorageError as error:
+            logger.info("journal away, gauges stand still", extra={"reason": error.message})
 
     def _names(self, prefix: str) -> list[str]:
         actors = ray.util.list_named_actors(all_namespaces=True)

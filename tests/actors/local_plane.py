@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 
 from actors.call_kit import CallKit, DialogMachines
@@ -165,9 +166,12 @@ class FakeGateway:
 
 
 async def until(condition, timeout_s=5.0):
-    """Wait until ``condition()`` is true."""
+    """Wait until ``condition()``, plain or a coroutine, is true."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while True:
+            met = condition()
+            if await met if inspect.isawaitable(met) else met:
+                return
             await asyncio.sleep(0.002)
 
 
