@@ -42,25 +42,26 @@ app.add_typer(calls, name="calls")
 
 
 def _register() -> None:
-    from cluster.commands import call as call_command
-    from cluster.commands import calls as calls_commands
-    from cluster.commands import config as config_commands
-    from cluster.commands import demo as demo_command
-    from cluster.commands import doctor as doctor_command
-    from cluster.commands import kb as kb_commands
-    from cluster.commands import up as up_command
+    from cluster.commands.call import call as place_call
+    from cluster.commands.calls import list_calls
+    from cluster.commands.calls import show as show_call
+    from cluster.commands.config import show as show_config
+    from cluster.commands.demo import demo
+    from cluster.commands.doctor import doctor
+    from cluster.commands.kb import ask, ingest, list_documents, remove
+    from cluster.commands.up import up
 
-    app.command("up")(up_command.up)
-    app.command("demo")(demo_command.demo)
-    app.command("call")(call_command.call)
-    app.command("doctor")(doctor_command.doctor)
-    kb.command("ingest")(kb_commands.ingest)
-    kb.command("ask")(kb_commands.ask)
-    kb.command("list")(kb_commands.list_documents)
-    kb.command("remove")(kb_commands.remove)
-    config.command("show")(config_commands.show)
-    calls.command("list")(calls_commands.list_calls)
-    calls.command("show")(calls_commands.show)
+    app.command("up")(up)
+    app.command("demo")(demo)
+    app.command("call")(place_call)
+    app.command("doctor")(doctor)
+    kb.command("ingest")(ingest)
+    kb.command("ask")(ask)
+    kb.command("remove")(remove)
+    kb.command("list")(list_documents)
+    config.command("show")(show_config)
+    calls.command("list")(list_calls)
+    calls.command("show")(show_call)
 
 
 _register()

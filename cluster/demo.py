@@ -30,6 +30,8 @@ _START_WITHIN_S = 180.0
 _STOP_WITHIN_S = 45.0
 _RECORDS_WITHIN_S = 8.0
 _POLL_S = 0.3
+_RELAY_LAG_S = 0.1
+"""What the stack has said on standard error by the time it is ready is shown before the call begins."""
 
 Tell = Callable[[str, str], None]
 """Called with (style, text) for each line that people see."""
@@ -71,9 +73,10 @@ def run(options: DemoOptions, tell: Tell) -> Report:
             raise DemoFailedError(f"the call was not taken: {told}; logs are in {run_dir / 'logs'}")
         with Api(state) as api:
             call = _settled_call(api, outcome.call_sid)
-        report = examine(outcome, call, simulated=ready["profile"] == "simulated")
-        write_files(report, run_dir)
-        return report
+    # The stack has ended: what the journal had to write is written.
+    report = examine(outcome, call, simulated=ready["profile"] == "simulated")
+    write_files(report, run_dir)
+    return report
 
 
 @contextlib.contextmanager
@@ -143,6 +146,7 @@ def _ready_line(child: subprocess.Popen[str], said: Sequence[str]) -> dict[str, 
         child.wait(timeout=_STOP_WITHIN_S)
         reason = said[-1] if said else f"exit status {child.returncode}"
         raise DemoFailedError(f"the platform did not start: {reason}; `voice-agent doctor` looks for the cause")
+    time.sleep(_RELAY_LAG_S)
     ready: dict[str, Any] = json.loads(line)
     return ready
 

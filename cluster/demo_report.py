@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,10 @@ def _content_problems(turns: Sequence[TurnReport]) -> Iterator[str]:
 
 
 def write_files(report: Report, run_dir: Path) -> None:
-    """Write ``turns.json`` and ``waterfall.png``; ``call.wav`` and ``events.jsonl`` are there already."""
+    """Write ``turns.json`` and ``waterfall.png`` beside ``call.wav``, and bring the call's ``events.jsonl`` there."""
+    events = run_dir / "calls" / report.outcome.call_sid / "events.jsonl"
+    if events.exists():
+        shutil.copyfile(events, run_dir / "events.jsonl")
     turns = [
         {
             "turn": turn.turn,

@@ -48,11 +48,11 @@ def resolved(
     return resolve(profile, config, chosen, env_file=ENV_FILE)
 
 
-def out() -> Console:
-    """Standard output, for results."""
+def out(width: int | None = None) -> Console:
+    """Standard output, for results. ``width`` in characters; None: that of the terminal."""
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=width)
 
 
 def err() -> Console:

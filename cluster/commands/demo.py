@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +31,14 @@ _LABELS = {
     "note": "              ",
     "unanswered": "no reaction to",
 }
+
+
+_CAPTION = (
+    "ms. v2v: from the caller's last loud frame to the agent's first one played, on the audio at the socket; "
+    "self: the same by the platform's own clock; the others: stages, which overlap"
+)
+_SHOWN_CHARS = 36
+_TABLE_WIDTH = 136
 
 
 def demo(
@@ -70,41 +77,52 @@ def _teller() -> Tell:
 
 
 def _summary(report: Report) -> None:
-    from rich.table import Table
-
     console = out()
     console.print()
-    columns = ("turn", "caller (as recognised)", "agent", "v2v", "self", "stt", "kb", "reply", "tts", "turn end")
-    table = Table(*columns, header_style="bold")
+    if report.simulated:
+        console.print("Engines were simulated: these are figures of the platform, not of models.", style="yellow")
+    _table(report)
+    measures = report.outcome.measures
+    console.print(
+        f"v2v over {measures.v2v_ms.count} turns: p50 {measures.v2v_ms.p50:.0f} ms, p95 {measures.v2v_ms.p95:.0f} ms",
+        style="bold",
+    )
+    for barge_in in measures.barge_ins:
+        console.print(f"barge-in: the agent was silent {barge_in.latency_ms} ms after the caller's first loud frame")
+    console.print(f"silence starved inside agent speech: {measures.starved_ms} ms")
+    folder = report.outcome.wav.parent
+    for name in ("call.wav", "events.jsonl", "turns.json", "waterfall.png"):
+        there = (folder / name).exists()
+        console.print(f"  {folder / name}{'' if there else '  (missing)'}", style="" if there else "red", markup=False)
+    for problem in report.problems:
+        console.print(f"not as it must be: {problem}", style="bold red", markup=False)
+
+
+def _table(report: Report) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = ("turn", "caller, as recognised", "agent", "v2v", "self", "stt", "kb", "reply", "tts", "turn end")
+    table = Table(box=box.SIMPLE, header_style="bold", caption=_CAPTION, caption_justify="left")
+    for column in columns:
+        text = column in ("caller, as recognised", "agent")
+        table.add_column(column, justify="left" if text else "right", no_wrap=True)
     for turn in report.turns:
-        stages = (
+        figures = (
+            turn.v2v_ear_ms,
+            turn.v2v_self_ms,
             turn.stage_ms("pause_ms", "transcript_ms"),
             turn.stage_ms("transcript_ms", "retrieved_ms"),
             turn.stage_ms("retrieved_ms", "first_token_ms"),
             turn.stage_ms("first_clause_ms", "first_audio_ms"),
             turn.stage_ms("speech_end_ms", "endpoint_ms"),
         )
-        said = turn.agent if turn.outcome == "completed" else f"{turn.heard} … [{turn.outcome}]"
-        figures = (turn.v2v_ear_ms, turn.v2v_self_ms, *stages)
-        table.add_row(str(turn.turn), turn.caller, said, *("" if value is None else str(value) for value in figures))
-    console.print(table)
-    measures = report.outcome.measures
-    if report.simulated:
-        console.print("Engines were simulated: these are figures of the platform, not of models.", style="yellow")
-    v2v = measures.v2v_ms
-    console.print(
-        f"v2v, caller's last loud frame to the agent's first one played, on the audio at the socket: "
-        f"{v2v.count} turns, p50 {v2v.p50:.0f} ms, p95 {v2v.p95:.0f} ms"
-    )
-    for barge_in in measures.barge_ins:
-        console.print(f"barge-in: the agent was silent {barge_in.latency_ms} ms after the caller's first loud frame")
-    console.print(
-        f"silence starved inside agent speech: {measures.starved_ms} ms; self = the platform's own clock, in ms"
-    )
-    folder = report.outcome.wav.parent
-    for name in ("call.wav", "events.jsonl", "turns.json", "waterfall.png"):
-        there = (folder / name).exists()
-        console.print(f"  {folder / name}{'' if there else '  (missing)'}", style="" if there else "red", markup=False)
-    for problem in report.problems:
-        console.print(f"not as it must be: {problem}", style="red", markup=False)
-    sys.stdout.flush()
+        said = turn.agent if turn.outcome == "completed" else f"[{turn.outcome}] {turn.heard}"
+        texts = (str(turn.turn), _short(turn.caller or f"({turn.kind})"), Text(_short(said)))
+        table.add_row(*texts, *("" if value is None else str(value) for value in figures))
+    out(width=max(out().width, _TABLE_WIDTH)).print(table)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1].rstrip() + "…"

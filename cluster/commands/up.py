@@ -48,9 +48,9 @@ def up(
     try:
         ready = stack.start()
         stopper.install()  # ray.init has put its own handler for SIGTERM there
+        steps.line("ready; Ctrl-C stops it")
         sys.stdout.write(json.dumps(ready.as_dict()) + "\n")
         sys.stdout.flush()
-        steps.line("ready; Ctrl-C stops it")
         _watch(stack)
     except KeyboardInterrupt:
         steps.line("stopping")
