@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import msgpack
 import pytest
@@ -395,7 +396,7 @@ async def test_snapshots_only_when_the_state_moved():
         await asyncio.sleep(0.02)
         assert len(call.gateway.snapshots()) == before
     states = [snapshot.state for snapshot in call.gateway.snapshots()]
-    assert all(a != b for a, b in zip(states, states[1:], strict=False))
+    assert all(a != b for a, b in pairwise(states))
 
 
 async def test_events_without_end_fail_the_call():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
+from local_plane import until
 
 from actors.dispatcher import Dispatcher
 from actors.pool import HostGoneError
@@ -207,7 +207,7 @@ async def test_a_dead_host_is_replaced_for_its_call_and_in_the_pool(made):
 
 
 async def test_a_suspect_gets_no_calls_until_it_answers(made):
-    dispatcher, cluster = await made(max_calls=3, spare_actors=0)
+    dispatcher, _ = await made(max_calls=3, spare_actors=0)
     first = await live(dispatcher, "CA1")
     second = await dispatcher.replace("CA1", first.host_id)
     third = await live(dispatcher, "CA2")
@@ -309,9 +309,7 @@ async def test_a_host_that_does_not_start_is_tried_again(made, monkeypatch):
 async def test_status_is_reported_for_the_gauges(made, monkeypatch):
     monkeypatch.setattr("actors.dispatcher.CHECK_S", 0.01)
     _, cluster = await made()
-    async with asyncio.timeout(5):
-        while not cluster.reports:
-            await asyncio.sleep(0.01)
+    await until(lambda: cluster.reports)
     assert cluster.reports[0]["hosts_wanted"] == 4
 
 

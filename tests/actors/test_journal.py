@@ -26,7 +26,7 @@ from voice_agent.errors import ConfigError, ProtocolError, StorageError
 NAMES = SpanNames("pocketsphinx", "tiny-llm", "openai", "slt", "kb")
 
 
-class Refused(StorageError):
+class RefusedError(StorageError):
     retryable = False
 
 
@@ -40,7 +40,7 @@ class ListStore:
         if self.away:
             raise self.away
         if record.call_id in self.refuses:
-            raise Refused("no")
+            raise RefusedError("no")
         self.records.append(record)
 
     async def close(self):
@@ -128,9 +128,11 @@ async def test_spool_while_the_store_is_away_and_catch_up_in_order(made):
     made.store.away = StorageError("gone")
     for n in range(5):
         await made.journal.batch(a_call(f"CA{n}"))
-    async with asyncio.timeout(5):
-        while not (await made.journal.status())["spooled_bytes"]:
-            await asyncio.sleep(0.01)
+
+    async def spooled():
+        return (await made.journal.status())["spooled_bytes"] > 0
+
+    await until(spooled)
     status = await made.journal.status()
     assert status["store_away"] == "gone"
     path = made.context.data_dir / "spool" / "journal.jsonl"
