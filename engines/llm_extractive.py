@@ -17,7 +17,10 @@ from voice_agent.ports import Capabilities, Passage, ReplyChunk, ReplyRequest, T
 VERSION = "1"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _SHORT_WORDS = 6
-_LEXICAL_BONUS = 0.1
+_LEXICAL_BONUS = 0.05
+# Measured on the sample's questions over the telephone band: of those not to be answered none comes this near, of those
+# the recogniser is not sure of two in three do.
+_CLEAR_DENSE, _CLEAR_LEXICAL, _CLEAR_BONUS = 0.60, 0.5, 0.22
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class ExtractiveAnswerer:
     """Answers from ``ReplyRequest.passages``.
 
     ``unknown``, ``not_understood`` and ``goodbye`` are the agent's phrases; ``phrases`` replaces what is said to
-    thanks, greeting, yes and no. A passage counts as an answer from a cosine of ``min_dense`` on, or from 0.1 below
+    thanks, greeting, yes and no. A passage counts as an answer from a cosine of ``min_dense`` on, or from 0.05 below
     it when it holds ``min_lexical`` of the question's terms.
     """
 
@@ -80,15 +83,20 @@ class ExtractiveAnswerer:
 
     def _chunks(self, request: ReplyRequest) -> list[ReplyChunk]:
         said = request.messages[-1].content if request.messages else ""
-        if request.confidence < self._min_confidence or not small_talk.words(said):
-            return _said(self._phrases.not_understood, "gated")
         intent = small_talk.intent_of(said)
+        passage = None if intent is not None else self._answering(request.passages)
+        if not small_talk.words(said) or not self._understood(request.confidence, passage):
+            return _said(self._phrases.not_understood, "gated")
         if intent is not None:
             return self._small_talk(intent, _last_of_agent(request))
-        passage = self._answering(request.passages)
         if passage is None:
             return _said(self._phrases.unknown, "gated")
         return _said(answer_of(passage), "stop", sources=(passage.source,))
+
+    def _understood(self, confidence: float, passage: Passage | None) -> bool:
+        """Words that point clearly at one passage need less confidence: noise rarely does that."""
+        clear = passage is not None and passage.dense >= _CLEAR_DENSE and passage.lexical >= _CLEAR_LEXICAL
+        return confidence >= self._min_confidence - (_CLEAR_BONUS if clear else 0.0)
 
     def _small_talk(self, intent: str, last_said: str) -> list[ReplyChunk]:
         if intent == small_talk.GOODBYE or (intent == small_talk.NO and "anything else" in last_said.lower()):
