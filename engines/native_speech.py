@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
@@ -47,7 +47,7 @@ class NativeThread:
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
-    async def speak(self, text: str, render: Render) -> AsyncIterator[SpeechChunk]:
+    async def speak(self, text: str, render: Render) -> AsyncGenerator[SpeechChunk, None]:
         """Stream ``text``, already cleaned for the library. Closing the iterator stops it at its next callback.
 
         Raises:

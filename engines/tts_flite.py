@@ -14,6 +14,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,13 @@ class FliteEngine:
         if not text:
             yield SpeechChunk(audio=b"", last=True)
             return
-        stream = self._thread.speak(text, lambda segment, sink: self._library.synthesise(segment, voice, sink))
-        try:
+
+        def render(segment: str, sink: Sink) -> tuple[int, ...]:
+            return self._library.synthesise(segment, voice, sink)
+
+        async with aclosing(self._thread.speak(text, render)) as stream:
             async for chunk in stream:
                 yield _with_ends_of(chunk, words) if chunk.last else chunk
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
 
 
 def spoken(word: str) -> str:
