@@ -80,8 +80,9 @@ class CallerEar:
     def hear(self, audio: bytes) -> None:
         """Take caller audio, mu-law 8 kHz, any length."""
         self._store.append(audio)
-        self._clock.arrived(self._store.end, self._owner.now_ms)
-        if self.has_window():
+        end = self._store.end
+        if end - self._judged_to >= self._window:
+            self._clock.arrived(end, self._owner.now_ms)
             self._vad.submit(self)
 
     def close_utterance(self, utterance: int) -> None:

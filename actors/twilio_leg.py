@@ -8,6 +8,8 @@ lasting excess closes the socket.
 from __future__ import annotations
 
 import asyncio
+import binascii
+import re
 import time
 from collections import Counter
 from http import HTTPStatus
@@ -26,6 +28,16 @@ BURST_S: Final = 5.0
 """How much a socket may be ahead of its rates, after a network stall."""
 AUDIO_BYTES_PER_S: Final = 2 * 8000
 """Twice real time; more is no telephone."""
+
+RATES_EVERY: Final = 32
+"""Messages between two looks at the rates; far fewer than a burst."""
+_MEDIA: Final = re.compile(
+    rb'\{"event": ?"media", ?"sequenceNumber": ?"(\d{1,18})", ?(?:"streamSid": ?"(\w+)", ?)?'
+    rb'"media": ?\{"track": ?"inbound", ?"chunk": ?"\d{1,18}", ?"timestamp": ?"\d{1,18}", ?'
+    rb'"payload": ?"([A-Za-z0-9+/=]*)"\}(?:, ?"streamSid": ?"(\w+)")?\}'
+)
+"""A media message as Twilio writes it: 99 % of all messages, read at a fifth of the cost of a JSON parser. What does
+not match goes the long way, and comes out the same."""
 
 CALLER_HUNG_UP: Final = "caller_hung_up"
 FAILED: Final = "failed"
@@ -97,6 +109,9 @@ class TwilioLeg:
         self._call: LegCall | None = None
         self._reason = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._sid = b""
+        self._unrated = 0
+        self._unrated_bytes = 0
         now_s = time.monotonic()
         self._rate = Bucket(settings.max_messages_per_s, BURST_S, now_s)
         self._audio_rate = Bucket(AUDIO_BYTES_PER_S, BURST_S, now_s)
@@ -133,14 +148,19 @@ class TwilioLeg:
 
     def text(self, message: bytes) -> None:
         """A message from the carrier."""
-        now_s = time.monotonic()
-        if not self._rate.take(1, now_s):
-            self._refuse(1008, "rate", "too many messages")
+        self._unrated += 1
+        if self._unrated >= RATES_EVERY and not self._within_rates():
             return
+        found = _MEDIA.fullmatch(message)
         try:
-            self._take(messages.parse(message.decode()), now_s)
+            if found is not None and self._sid in (found[2], found[4]):
+                self._media(int(found[1]), binascii.a2b_base64(found[3], strict_mode=True))
+            else:
+                self._take(messages.parse(message.decode()))
         except UnicodeDecodeError:
             self._broken(1007, "message is not UTF-8")
+        except binascii.Error:
+            self._broken(1008, "field payload is not base64")
         except ProtocolError as error:
             self._broken(1008, error.message)
 
@@ -157,7 +177,18 @@ class TwilioLeg:
 
     # --- inside ---
 
-    def _take(self, message: messages.Inbound, now_s: float) -> None:
+    def _within_rates(self) -> bool:
+        now_s = time.monotonic()
+        slow = self._rate.take(self._unrated, now_s)
+        real_time = self._audio_rate.take(self._unrated_bytes, now_s)
+        self._unrated = self._unrated_bytes = 0
+        if not slow:
+            self._refuse(1008, "rate", "too many messages")
+        elif not real_time:
+            self._refuse(1008, "rate", "audio faster than speech")
+        return slow and real_time
+
+    def _take(self, message: messages.Inbound) -> None:
         if isinstance(message, Connected):
             return
         if isinstance(message, Start):
@@ -167,10 +198,11 @@ class TwilioLeg:
             raise ProtocolError("the stream must begin with start")
         if message.stream_sid != self.stream_sid:
             raise ProtocolError("message of another stream")
-        in_order = self.sequence.observe(message.sequence)
         if isinstance(message, Media):
-            self._media(message, in_order, now_s)
-        elif isinstance(message, Mark):
+            self._media(message.sequence, message.payload)
+            return
+        self.sequence.observe(message.sequence)
+        if isinstance(message, Mark):
             self._call.mark(message.name)
         elif isinstance(message, Dtmf):
             self._call.dtmf(message.digit)
@@ -179,16 +211,15 @@ class TwilioLeg:
             self._call.gone(CALLER_HUNG_UP)
             self.close(1000, "stream stopped")
 
-    def _media(self, message: Media, in_order: bool, now_s: float) -> None:
+    def _media(self, sequence: int, payload: bytes) -> None:
         assert self._call is not None
         self.frames += 1
-        if not in_order:
+        self._unrated_bytes += len(payload)
+        if not self.sequence.observe(sequence):
             # Audio that comes twice or after its successor would only garble the words.
             self.errors["out_of_order"] += 1
-        elif not self._audio_rate.take(len(message.payload), now_s):
-            self._refuse(1008, "rate", "audio faster than speech")
-        elif message.payload:
-            self._call.audio(message.payload)
+        elif payload:
+            self._call.audio(payload)
 
     def _start(self, start: Start) -> None:
         if self._call is not None:
@@ -202,6 +233,7 @@ class TwilioLeg:
         else:
             self._disarm()
             self.stream_sid = start.stream_sid
+            self._sid = start.stream_sid.encode()
             self.sequence.observe(start.sequence)
 
     def _no_start(self) -> None:
