@@ -190,17 +190,17 @@ class ServeStages:
 
     async def reply(self, request: ReplyRequest) -> AsyncIterator[ReplyChunk]:
         """The language model's answer."""
-        handle = await self._handle("llm")
-        response = handle.options(method_name="reply", stream=True).remote(request)
+        response: Any = None
         over = False
         try:
+            response = self._handle("llm").options(method_name="reply", stream=True).remote(request)
             async for chunk in response:
                 yield chunk
             over = True
         except Exception as error:
             raise _own_error(error, "llm") from error
         finally:
-            if not over:
+            if response is not None and not over:
                 response.cancel()
 
     async def ingest(self, paths: list[str]) -> dict[str, Any]:
@@ -217,15 +217,17 @@ class ServeStages:
 
     async def reload_vocabulary(self) -> int:
         """Reload on every replica of the recogniser."""
-        handle = await self._handle("stt")
-        response = handle.broadcast("reload")
-        return len(await self._bordered("stt", lambda: response.results_async(timeout_s=REQUEST_TIMEOUT_S)))
+
+        async def broadcast() -> list[Any]:
+            response = self._handle("stt").broadcast("reload")
+            return list(await response.results_async(timeout_s=REQUEST_TIMEOUT_S))
+
+        return len(await self._bordered("stt", broadcast))
 
     async def _unary(self, stage: str, method: str, *arguments: object, timeout_s: float = REQUEST_TIMEOUT_S) -> Any:
-        handle = await self._handle(stage)
 
         async def request() -> Any:
-            response = getattr(handle, method).remote(*arguments)
+            response = getattr(self._handle(stage), method).remote(*arguments)
             try:
                 return await response
             except asyncio.CancelledError:
@@ -244,7 +246,7 @@ class ServeStages:
             # Serve raises its own errors, Ray's, gRPC's and whatever the replica raised: this is the request border.
             raise _own_error(error, stage) from error
 
-    async def _handle(self, stage: str) -> Any:
+    def _handle(self, stage: str) -> Any:
         if stage not in self._handles:
             self._handles[stage] = serve.get_deployment_handle(STAGES[stage], app_name=stage)
         return self._handles[stage]

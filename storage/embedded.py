@@ -35,6 +35,8 @@ _MAJOR = 18
 _SOCKET_PATH_MAX = 100
 """A Unix socket's path ends at 107 bytes; the file name takes the rest."""
 
+_LEFTOVER = "pre-existing shared memory block"
+
 _PASSED_ON = ("VOICE_AGENT_STACK",)
 """Variables the server inherits: the mark by which the processes of one stack are found."""
 
@@ -145,24 +147,39 @@ class EmbeddedPostgres:
             shutil.rmtree(made, ignore_errors=True)
 
     def _launch(self, user: ServerUser | None) -> None:
-        socket_dir = self._socket_dir(user)
-        command = [str(_binary("postgres")), "-D", str(self._data), "-k", str(socket_dir), "-p", str(PORT)]
+        """Start the server and wait until it accepts connections.
+
+        The processes of a server that was killed take a moment to go; until then a new one refuses to start.
+        """
+        deadline = time.monotonic() + self._start_timeout_s
+        # A zombie still counts as a running server to Postgres: reap it.
+        self._live_child()
+        self._child = self._spawn(user)
+        while not _is_ready(self._data):
+            if self._child.poll() is not None:
+                told = _tail(self._log_text())
+                if _LEFTOVER not in told or time.monotonic() > deadline:
+                    raise StorageError(f"Postgres did not start: {told} (log: {self.log_path})")
+                time.sleep(0.2)
+                self._child = self._spawn(user)
+            if time.monotonic() > deadline:
+                self._shut_down()
+                raise StorageError(f"Postgres was not ready after {self._start_timeout_s:g} s (log: {self.log_path})")
+            time.sleep(0.02)
+
+    def _spawn(self, user: ServerUser | None) -> subprocess.Popen[bytes]:
+        command = [str(_binary("postgres")), "-D", str(self._data), "-k", str(self._socket_dir(user)), "-p", str(PORT)]
         for name, value in _SERVER_OPTIONS.items():
             command += ["-c", f"{name}={value}"]
         self.log_path.touch(mode=0o600)
         with self.log_path.open("ab") as log:
             # Its own session: Ctrl-C in the terminal must not stop the database before those who still write to it.
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **_as_user(user)
-            )
-        deadline = time.monotonic() + self._start_timeout_s
-        while not _is_ready(self._data):
-            if self._child.poll() is not None:
-                raise StorageError(f"Postgres did not start: {_tail(self._log_text())} (log: {self.log_path})")
-            if time.monotonic() > deadline:
-                self._shut_down()
-                raise StorageError(f"Postgres was not ready after {self._start_timeout_s:g} s (log: {self.log_path})")
-            time.sleep(0.02)
+            try:
+                return subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **_as_user(user)
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise _cannot_run(command[0], error) from error
 
     def _shut_down(self) -> None:
         steps = ((signal.SIGINT, self._stop_timeout_s), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
@@ -244,7 +261,14 @@ def _run(command: list[str], user: ServerUser | None) -> subprocess.CompletedPro
             **_as_user(user),
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise StorageError(f"cannot run {command[0]}: {error}; set storage.dsn to a Postgres server") from error
+        raise _cannot_run(command[0], error) from error
+
+
+def _cannot_run(binary: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"cannot run {binary}: {error}; everybody must be able to read and run it (was it installed with a strict "
+        "umask?), or set storage.dsn to a Postgres server"
+    )
 
 
 def _postmaster(data: Path) -> list[str]:

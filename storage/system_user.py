@@ -76,7 +76,9 @@ def make_reachable(path: Path, user: ServerUser) -> None:
     Raises:
         StorageError: a folder can not be opened to the user; names it and says what to do.
     """
-    for folder in reversed(path.resolve().parents):
+    # A path through a symbolic link needs the folders above the link and those above its target.
+    folders = {*path.absolute().parents, *path.resolve().parents}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts)):
         if _may_search(folder, user):
             continue
         try:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import asyncpg
 import psutil
 import pytest
 
+from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.system_user import ServerUser, grant_search, make_reachable
 from voice_agent.errors import StorageError
@@ -39,6 +41,21 @@ def servers(folder: Path) -> list[psutil.Process]:
         if any(str(folder) in argument for argument in process.info["cmdline"] or []):
             found.append(process)
     return [process for process in found if process.pid != os.getpid() and process.name().startswith("postgres")]
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Kill, and wait until they are gone; a zombie of ours is gone enough."""
+    for process in processes:
+        process.kill()
+    while any(alive(process) for process in processes):
+        time.sleep(0.01)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def ask(dsn: str, sql: str) -> object:
@@ -99,9 +116,37 @@ def test_a_killed_user_does_not_keep_it_alive_and_nothing_committed_is_lost(fold
 def test_a_killed_server_comes_back_with_its_data(folder: Path) -> None:
     server = EmbeddedPostgres(folder)
     ask(server.start(), "CREATE TABLE kept AS SELECT 7 AS x")
-    for process in servers(folder):
-        process.kill()
+    kill(servers(folder))
     assert ask(server.start(), "SELECT x FROM kept") == 7
+    server.stop()
+    assert servers(folder) == []
+
+
+def test_a_server_whose_head_was_killed_comes_back_while_its_children_go(folder: Path) -> None:
+    server = EmbeddedPostgres(folder)
+    server.start()
+    assert server.pid is not None
+    kill([psutil.Process(server.pid)])
+    assert ask(server.start(), "SELECT 1") == 1
+    server.stop()
+    assert servers(folder) == []
+
+
+def test_a_pool_finds_its_way_back_after_the_server_died(folder: Path) -> None:
+    server = EmbeddedPostgres(folder)
+    dsn = server.start()
+
+    async def run() -> None:
+        database = await Database.connect(dsn, 2)
+        await database.ping()
+        kill(servers(folder))
+        with pytest.raises(StorageError):
+            await database.ping()
+        await asyncio.to_thread(server.start)
+        await database.ping()
+        await database.close()
+
+    asyncio.run(run())
     server.stop()
     assert servers(folder) == []
 
