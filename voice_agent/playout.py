@@ -146,8 +146,10 @@ class PlayoutLedger:
 
     def playing(self, now_ms: int) -> bool:
         """The agent is being heard, or would be if its audio came in time; not while held."""
+        if self.held or not self._clauses:
+            return False
         self._listen(now_ms)
-        return not self.held and any(not _all_heard(clause) and clause.started for clause in self._clauses)
+        return any(not _all_heard(clause) and clause.started for clause in self._clauses)
 
     def interruptible(self, now_ms: int) -> bool:
         """``playing``, and the clause may be interrupted."""

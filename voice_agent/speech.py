@@ -58,6 +58,10 @@ class SpeechPause:
     end: int
 
 
+_Window = tuple[int, int, Sequence[float]]
+"""First position, position behind the last, and frame levels of a window."""
+
+
 class SpeechSegmenter:
     """Speech state of one call, fed with consecutive windows from position 0.
 
@@ -78,7 +82,7 @@ class SpeechSegmenter:
         self._open: int | None = None
         keep = settings.lookback_ms * SAMPLES_PER_MS // settings.window_samples
         keep += max(settings.onset_windows, settings.onset_windows_playing)
-        self._recent: deque[tuple[int, int, tuple[bool, ...]]] = deque(maxlen=keep)
+        self._recent: deque[_Window] = deque(maxlen=keep)
 
     @property
     def position(self) -> int:
@@ -107,14 +111,13 @@ class SpeechSegmenter:
         """
         start, end = self._position, self._position + self._settings.window_samples
         self._position = end
+        window = (start, end, frames_db)
+        self._recent.append(window)
         active = probability >= self._settings.threshold - (self._settings.hysteresis if self._speaking else 0.0)
-        limit = max(self._settings.quiet_db, self._floor_db + self._settings.floor_margin_db)
-        loud = tuple(level >= limit for level in frames_db)
-        self._recent.append((start, end, loud))
         if not active:
             self._listen_to_background(frames_db)
         if self._speaking:
-            return self._while_speaking(active, loud, start, end)
+            return self._while_speaking(active, window)
         return self._while_silent(active, playing)
 
     def close(self, utterance: int) -> bool:
@@ -143,12 +146,13 @@ class SpeechSegmenter:
             self._open = self._numbered
         return SpeechOnset(self._open, first, resumed)
 
-    def _while_speaking(self, active: bool, loud: tuple[bool, ...], start: int, end: int) -> SpeechPause | None:
+    def _while_speaking(self, active: bool, window: _Window) -> SpeechPause | None:
         if active:
-            if any(loud):
-                self._last_loud = start + (end - start) * _behind_last(loud) // len(loud)
+            spans = self._loud_frames(window)
+            if spans:
+                self._last_loud = spans[-1][1]
             return None
-        if end - self._last_loud < self._settings.pause_ms * SAMPLES_PER_MS or self._open is None:
+        if window[1] - self._last_loud < self._settings.pause_ms * SAMPLES_PER_MS or self._open is None:
             return None
         self._speaking = False
         self._run = 0
@@ -158,16 +162,23 @@ class SpeechSegmenter:
         """First and behind-last loud position of the onset's windows, the first carried back over unbroken loudness."""
         recent = list(self._recent)
         onset, before = recent[-windows:], recent[:-windows]
-        positions = [span for window in onset for span in _loud_frames(window)]
+        positions = [span for window in onset for span in self._loud_frames(window)]
         if not positions:
             return onset[0][0], onset[-1][1]
         first, last = positions[0][0], positions[-1][1]
         floor = onset[0][0] - self._settings.lookback_ms * SAMPLES_PER_MS
         for window in reversed(before):
-            for start, end in reversed(_loud_frames(window)):
+            for start, end in reversed(self._loud_frames(window)):
                 if end == first and start >= floor:
                     first = start
         return first, last
+
+    def _loud_frames(self, window: _Window) -> list[tuple[int, int]]:
+        """(start, end) of each frame of a window that stands out of the background."""
+        start, end, frames_db = window
+        limit = max(self._settings.quiet_db, self._floor_db + self._settings.floor_margin_db)
+        step = (end - start) // len(frames_db)
+        return [(start + i * step, start + (i + 1) * step) for i, level in enumerate(frames_db) if level >= limit]
 
     def _listen_to_background(self, frames_db: Sequence[float]) -> None:
         """Follow the background: at once when it gets quieter, by 2 % of a window when it gets louder."""
@@ -176,17 +187,6 @@ class SpeechSegmenter:
             self._floor_db = max(level, -90.0)
         else:
             self._floor_db += 0.02 * (level - self._floor_db)
-
-
-def _behind_last(loud: tuple[bool, ...]) -> int:
-    return max(index for index, is_loud in enumerate(loud, 1) if is_loud)
-
-
-def _loud_frames(window: tuple[int, int, tuple[bool, ...]]) -> list[tuple[int, int]]:
-    """(start, end) of each loud frame of a window."""
-    start, end, loud = window
-    step = (end - start) // len(loud)
-    return [(start + i * step, start + (i + 1) * step) for i, is_loud in enumerate(loud) if is_loud]
 
 
 class CallerAudioStore:
