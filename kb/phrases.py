@@ -109,7 +109,7 @@ EVERYDAY_TEMPLATES = "{} | the {} | a {} | my {} | some {} | is the {} | of the 
 
 # Weights of the kinds of utterances, tuned on the sample knowledge base.
 SENTENCE_WEIGHT, HEADING_WEIGHT, QUESTION_WEIGHT, PHRASE_WEIGHT = 2.0, 4.0, 4.0, 6.0
-TEMPLATE_WEIGHT, EVERYDAY_WEIGHT = 0.2, 1.0
+TEMPLATE_WEIGHT, EVERYDAY_WEIGHT = 0.05, 2.0
 
 _FUNCTION_WORDS = frozenset(
     """
@@ -131,7 +131,7 @@ _SWAPS = {
     "we're": "you're", "we'll": "you'll",
 }  # fmt: skip
 _MODALS = frozenset("can could will would should may might must are were do".split())
-_TOPIC_WORDS = 3
+_TOPIC_WORDS = 2
 
 
 def likely_utterances(
@@ -181,7 +181,7 @@ def _filled(templates: Sequence[str], topics: Sequence[tuple[str, ...]]) -> Iter
 
 
 def topics_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Runs of up to three content words."""
+    """Runs of one or two content words."""
     run: list[str] = []
     for word in (*words, "the"):
         if word not in _FUNCTION_WORDS and word not in _NUMBER_WORDS:

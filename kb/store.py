@@ -77,7 +77,9 @@ class VectorStore:
         self._lock = threading.RLock()
         with self._guarded():
             if url:
-                self._client = QdrantClient(url=url, api_key=api_key or None, timeout=_TIMEOUT_S)
+                self._client = QdrantClient(
+                    url=url, api_key=api_key or None, timeout=_TIMEOUT_S, check_compatibility=False
+                )
             elif path is not None:
                 path.mkdir(parents=True, exist_ok=True)
                 self._client = QdrantClient(path=str(path), force_disable_check_same_thread=True)

@@ -21,6 +21,7 @@ from voice_agent.errors import StorageError
 
 ARPA, DICTIONARY, META, CURRENT = "kb.arpa", "kb.dict", "meta.json", "current"
 DISCOUNT = 0.5
+PRUNE = 1.5
 KEPT_VERSIONS = 3
 # Part of the version of a vocabulary: raise it when what is made of the same documents changes.
 _FORMAT = 1
@@ -70,7 +71,7 @@ def _lexicon() -> Lexicon:
 def _write(target: Path, kb_version: str, utterances: Sequence[Utterance], spoken: Pronunciations) -> VocabularyStats:
     # A sentence with a word that cannot be pronounced would teach sequences that cannot be heard.
     sayable = [item for item in utterances if all(word in spoken.found for word in item[0])]
-    model = TrigramModel(sayable, discount=DISCOUNT)
+    model = TrigramModel(sayable, discount=DISCOUNT, prune=PRUNE)
     words = [word for word in model.vocabulary if word in spoken.found]
     stats = VocabularyStats(len(words), len(sayable), spoken.guessed, spoken.skipped)
     write_atomically(target / ARPA, "\n".join(model.arpa()) + "\n")

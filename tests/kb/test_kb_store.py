@@ -87,7 +87,6 @@ def test_a_folder_in_use_says_so(tmp_path: Path) -> None:
     VectorStore(path=tmp_path, dimension=4).close()
 
 
-@pytest.mark.filterwarnings("ignore:Failed to obtain server version")
 def test_a_server_out_of_reach_is_a_storage_error() -> None:
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9"):
         VectorStore(url="http://127.0.0.1:9", dimension=4)
