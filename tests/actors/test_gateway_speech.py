@@ -1,0 +1,61 @@
+"""The gateway with the real voice detector and synthesised speech."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from gateway_kit import agent_audio, running, silence
+
+from actors.messages import Play
+from engines import registry
+from voice_agent.dialog.events import PlayoutHeld, PlayoutStarted, SpeechPaused, SpeechStarted
+from voice_agent.errors import EngineUnavailableError
+from voice_agent.ports import SpeakRequest
+
+pytestmark = pytest.mark.audio
+
+
+@pytest.fixture(scope="module")
+def sentence() -> bytes:
+    """A few seconds of speech, mu-law 8 kHz, leading and trailing silence cut."""
+
+    async def speak() -> bytes:
+        engine = registry.load("tts", "auto", {})
+        request = SpeakRequest("CA0", 1, 0, "Could you tell me when you are open on Saturday, please?")
+        return b"".join([chunk.audio async for chunk in engine.speak(request)])
+
+    try:
+        registry.load("vad", "silero", {})
+        audio = asyncio.run(speak())
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    return audio.strip(b"\xff\x7f\xfe\x7e")
+
+
+async def test_a_spoken_sentence_is_one_utterance_with_times_close_to_the_truth(
+    tmp_path: Path, sentence: bytes
+) -> None:
+    async with running(tmp_path, media={"vad_engine": "silero"}) as bench:
+        caller = await bench.call()
+        await caller.audio(silence(700) + sentence + silence(700), pace=1.0)
+        paused = await bench.host.wait_event(caller.call_id, SpeechPaused)
+        events = bench.host.events(caller.call_id)
+        started = next(e for e in events if isinstance(e, SpeechStarted))
+        paused = [e for e in events if isinstance(e, SpeechPaused)][-1]
+        assert {e.utterance for e in events if isinstance(e, SpeechStarted | SpeechPaused)} == {1}
+        # Between the two ends the distance is that of the audio, whatever the machine is doing.
+        assert abs((paused.speech_end_ms - started.onset_ms) - len(sentence) // 8) < 200
+        assert bench.host.audio(caller.call_id).count(sentence[800:2400]) == 1
+
+
+async def test_speaking_over_the_agent_holds_it(tmp_path: Path, sentence: bytes) -> None:
+    async with running(tmp_path, media={"vad_engine": "silero"}) as bench:
+        caller = await bench.call()
+        bench.host.send(Play(caller.call_id, 1, 1, 0, agent_audio(6000), True, True))
+        await bench.host.wait_event(caller.call_id, PlayoutStarted)
+        await caller.audio(silence(500) + sentence[:12000], pace=1.0)
+        held = await bench.host.wait_event(caller.call_id, PlayoutHeld)
+        started = await bench.host.wait_event(caller.call_id, SpeechStarted)
+        assert started.onset_ms < held.at_ms
