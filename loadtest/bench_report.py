@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -122,8 +122,11 @@ def print_tables(bench: BenchResult) -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(f"\n{bench.machine}", style="dim")
-    for table in (_latency_table(bench), _cpu_table(bench), _memory_table(bench), _kinds_table(bench)):
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(f"\n{bench.machine}; plans with simulated engines measure the platform, not models", style="dim")
+    for table in (_latency_table(bench), _cost_table(bench), _kinds_table(bench)):
+        console.print()
         console.print(table)
     for plan in bench.plans:
         for load in plan.loads:
@@ -131,112 +134,108 @@ def print_tables(bench: BenchResult) -> None:
                 console.print(f"{plan.name}, {load.calls} calls: {failure}", style="red", markup=False)
 
 
+_WIDTH = 110
+
+
 def _table(title: str, *columns: str) -> Any:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     return table
 
 
-def _name(plan: PlanResult) -> str:
-    return f"{plan.name} (simulated engines)" if plan.simulated else f"{plan.name} (real engines)"
+def _rows(bench: BenchResult) -> Iterator[tuple[PlanResult, LoadResult, list[str]]]:
+    """Each load with the cells that name it."""
+    for plan in bench.plans:
+        engines = "simulated" if plan.simulated else "real"
+        for load in plan.loads:
+            calls = f"{load.calls}" + (f" x{load.rounds}" if load.rounds > 1 else "")
+            yield plan, load, [f"{plan.name} ({engines})", calls]
 
 
 def _latency_table(bench: BenchResult) -> Any:
+    """Latency and gaps at the ear."""
     table = _table(
         "At the ear, ms",
-        "plan",
+        "plan (engines)",
         "calls",
         "ok",
         "turns",
         "v2v P50",
-        "v2v P95",
+        "P95",
         "barge-ins",
         "P50",
         "P95",
-        "greeting P50",
+        "greeting",
         "starved",
         "unanswered",
-        "generator late P95/max",
+        "own lateness",
     )
-    for plan in bench.plans:
-        for load in plan.loads:
-            table.add_row(
-                _name(plan),
-                f"{load.calls}" + (f" x{load.rounds}" if load.rounds > 1 else ""),
-                f"{load.ok}/{load.calls * load.rounds}",
-                str(load.v2v_ms.count),
-                f"{load.v2v_ms.p50:.0f}",
-                f"{load.v2v_ms.p95:.0f}",
-                str(load.barge_in_ms.count),
-                f"{load.barge_in_ms.p50:.0f}",
-                f"{load.barge_in_ms.p95:.0f}",
-                f"{load.greeting_ms.p50:.0f}",
-                f"{load.starved_holes} ({load.starved_ms} ms)",
-                str(load.unanswered),
-                f"{load.generator_late_p95_ms:.1f}/{load.generator_late_max_ms:.0f}",
-            )
+    for _, load, name in _rows(bench):
+        table.add_row(
+            *name,
+            f"{load.ok}/{load.calls * load.rounds}",
+            str(load.v2v_ms.count),
+            f"{load.v2v_ms.p50:.0f}",
+            f"{load.v2v_ms.p95:.0f}",
+            str(load.barge_in_ms.count),
+            f"{load.barge_in_ms.p50:.0f}",
+            f"{load.barge_in_ms.p95:.0f}",
+            f"{load.greeting_ms.p50:.0f}",
+            f"{load.starved_ms} ({load.starved_holes})",
+            str(load.unanswered),
+            f"{load.generator_late_p95_ms:.1f}",
+        )
     return table
 
 
-def _cpu_table(bench: BenchResult) -> Any:
+def _cost_table(bench: BenchResult) -> Any:
+    """CPU and memory of a call."""
     table = _table(
-        "CPU, ms per call-second",
-        "plan",
+        "CPU in ms per call-second (net: without the idle stack), memory as PSS in MB",
+        "plan (engines)",
         "calls",
-        "calls/actor",
-        "platform, net of idle",
+        "per actor",
+        "CPU net",
         "gross",
-        "idle stack, cores",
-        "generator, apart",
+        "generator",
+        "idle cores",
+        "warm call",
+        "active adds",
+        "stack idle",
+        "active",
+        "start s",
     )
-    for plan in bench.plans:
-        for load in plan.loads:
-            table.add_row(
-                _name(plan),
-                str(load.calls),
-                str(plan.calls_per_actor),
-                f"{load.net_cpu_ms_per_call_s:.1f}",
-                f"{load.cpu_ms_per_call_s:.1f}",
-                f"{plan.idle_cores:.3f}",
-                f"{load.generator_ms_per_call_s:.1f}",
-            )
-    return table
-
-
-def _memory_table(bench: BenchResult) -> Any:
-    table = _table(
-        "Memory (PSS), MB",
-        "plan",
-        "calls/actor",
-        "a warm call",
-        "an active call adds",
-        "calls",
-        "stack, idle",
-        "stack, active",
-        "start, s",
-    )
-    for plan in bench.plans:
-        for load in plan.loads:
-            table.add_row(
-                _name(plan),
-                str(plan.calls_per_actor),
-                f"{plan.idle_call_mb:.1f}",
-                f"{load.active_call_mb:.1f}",
-                str(load.calls),
-                f"{plan.idle_pss_mb:.0f}",
-                f"{load.active_pss_mb:.0f}",
-                f"{plan.start_s:.1f}",
-            )
+    for plan, load, name in _rows(bench):
+        table.add_row(
+            *name,
+            str(plan.calls_per_actor),
+            f"{load.net_cpu_ms_per_call_s:.1f}",
+            f"{load.cpu_ms_per_call_s:.1f}",
+            f"{load.generator_ms_per_call_s:.1f}",
+            f"{plan.idle_cores:.3f}",
+            f"{plan.idle_call_mb:.1f}",
+            f"{load.active_call_mb:.1f}",
+            f"{plan.idle_pss_mb:.0f}",
+            f"{load.active_pss_mb:.0f}",
+            f"{plan.start_s:.0f}",
+        )
     return table
 
 
 def _kinds_table(bench: BenchResult) -> Any:
     """Where CPU and memory go: the last load of each plan."""
     table = _table(
-        "By kind of process (last load of a plan)", "plan", "kind", "processes", "CPU ms/call-s", "idle cores", "PSS MB"
+        "By kind of process, last load of each plan",
+        "plan",
+        "kind",
+        "processes",
+        "CPU ms/call-s",
+        "idle cores",
+        "PSS MB",
     )
     for plan in bench.plans:
         load = plan.loads[-1]

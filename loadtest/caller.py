@@ -10,13 +10,14 @@ import numpy as np
 from loadtest.playout import FRAME_BYTES, FRAME_MS
 from loadtest.script import After, AgentSilent, AwaitHangUp, CallerScript, HangUp, Press, Say, When
 from loadtest.speech import background, with_noise
-from voice_agent.audio.g711 import mulaw_decode
+from voice_agent.audio.g711 import SILENCE, mulaw_decode
 
 LOUD_DBFS = -45.0
 """A frame above this is loud: well above comfort noise, well below speech."""
 
 _POWER = np.square(mulaw_decode(bytes(range(256))).astype(np.float64) / 32768.0)
 _LOUD_POWER = 10.0 ** (LOUD_DBFS / 10.0)
+_SILENT_FRAME = SILENCE * FRAME_BYTES
 _SPOKE_FRAMES = 3
 _PAUSE_IN_SPEECH_MS = 500
 _STILL_SPEAKING_MS = 200
@@ -25,7 +26,9 @@ _KEY_TICKS = 10
 
 def is_loud(frame: bytes) -> bool:
     """Whether a mu-law frame is above ``LOUD_DBFS``."""
-    return bool(_POWER[np.frombuffer(frame, dtype=np.uint8)].mean() > _LOUD_POWER)
+    if frame == _SILENT_FRAME:  # most frames are, and this is most of what an idle caller costs
+        return False
+    return bool(_POWER[np.frombuffer(frame, dtype=np.uint8)].sum() > _LOUD_POWER * len(frame))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,8 @@ class ScriptedCaller:
             ready = self._spoke_since_own_line and self._ear.silent_ms >= when.ms
         else:
             ready = self._speaking_for_ms() >= when.ms
-        if not ready and waited_ms >= when.patience_ms and not self._ear.speaking:
+        heard_ms = self._ear.last_loud_ms or 0
+        if not ready and self._ear.now_ms - max(heard_ms, self._since_ms) >= when.patience_ms:
             self.unanswered += 1
             self._note(self._ear.now_ms, "unanswered", "")
             return True

@@ -63,6 +63,7 @@ class CallTrace:
         answer_ms: voice webhook's answer time.
         open_ms: from answering to an open stream, upgrade and ``start`` included.
         streams: how many were opened.
+        media_start_ms: when the first stream's media began on the caller's clock; the platform's call clock is 0 then.
     """
 
     call_sid: str
@@ -73,6 +74,7 @@ class CallTrace:
     answer_ms: float = 0.0
     open_ms: float = 0.0
     streams: int = 0
+    media_start_ms: int = 0
     clears: int = 0
     dropped_frames: int = 0
     underruns: list[Underrun] = field(default_factory=list)
@@ -187,6 +189,7 @@ class EmulatedCall:
             self.trace.streams += 1
             if self.trace.streams == 1:
                 self.trace.open_ms = (time.monotonic() - begin_s) * 1000
+                self.trace.media_start_ms = len(self.trace.audio.agent) // FRAME_BYTES * FRAME_MS
             tasks.create_task(self._stream_event(callback, ids, "stream-started"))
             self._line.leg = leg
             try:

@@ -42,7 +42,7 @@ class CallOutcome:
     """One call, recorded and measured.
 
     Attributes:
-        ended_by: see ``CallTrace``.
+        ended_by, media_start_ms: see ``CallTrace``.
         said: what the carrier's ``<Say>`` said, such as a refusal.
         unanswered: steps of the script for which the agent did not do what they wait for.
         caller_speech: what spoke for the caller.
@@ -63,6 +63,7 @@ class CallOutcome:
     measures: CallMeasures
     wav: Path
     caller_speech: str
+    media_start_ms: int = 0
 
     @property
     def ok(self) -> bool:
@@ -177,6 +178,7 @@ def _finish(script: CallerScript, trace: CallTrace, unanswered: int, folder: Pat
         answer_ms=round(trace.answer_ms, 1),
         open_ms=round(trace.open_ms, 1),
         streams=trace.streams,
+        media_start_ms=trace.media_start_ms,
         clears=trace.clears,
         dropped_frames=trace.dropped_frames,
         unanswered=unanswered,

@@ -34,7 +34,7 @@ from voice_agent.twilio.messages import DTMF_DIGITS
 class AgentSilent:
     """After the agent has spoken since the caller's last words and has then been silent for ``ms``.
 
-    After ``patience_ms`` without that the step happens anyway, and the call counts one unanswered line.
+    When nothing was heard for ``patience_ms`` the step happens anyway, and the call counts one unanswered line.
     """
 
     ms: int

@@ -79,6 +79,13 @@ def test_an_agent_that_never_speaks_is_counted_and_the_call_goes_on():
     assert kinds(notes) == [("unanswered", ""), ("caller_says", "hello"), ("caller_hangs_up", "script_done")]
 
 
+def test_patience_begins_again_while_the_agent_speaks():
+    script = CallerScript("t", (Say("hello", AgentSilent(600, patience_ms=1000)), HangUp(After(0))))
+    caller, notes, _ = play(script, lambda tick: 10 <= tick < 200)
+    assert caller.unanswered == 0
+    assert next(at_ms for at_ms, kind, _ in notes if kind == "caller_says") > 200 * 20
+
+
 def test_presses_keys_one_after_the_other():
     script = CallerScript("t", (Press("1#", After(100)), HangUp(After(0))))
     _, _, actions = play(script, lambda tick: False)
