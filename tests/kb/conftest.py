@@ -1,33 +1,14 @@
-import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from kb_fakes import BagOfWordsEmbedder
 
 from kb.knowledge import KnowledgeBase, KnowledgeOptions
 from kb.ledger import MemoryLedger
 from kb.store import VectorStore
-from kb.terms import terms
-from voice_agent.ports import Capabilities
-
-SAMPLE = Path(__file__).resolve().parents[2] / "kb" / "sample"
-
-
-class BagOfWordsEmbedder:
-    """Deterministic vectors from words, so that most tests need no model."""
-
-    dimension = 64
-    capabilities = Capabilities(name="bag-of-words", version="1")
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        vectors = np.full((len(texts), self.dimension), 1e-3, dtype=np.float32)
-        for row, text in enumerate(texts):
-            for term in terms(text):
-                vectors[row, hashlib.md5(term.encode()).digest()[0] % self.dimension] += 1
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.fixture

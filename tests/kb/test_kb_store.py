@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BagOfWordsEmbedder
+from kb_fakes import BagOfWordsEmbedder
 
 from kb.document import Chunk
 from kb.retrieve import embed_sentences, retrieve
