@@ -188,5 +188,5 @@ def _object(text: str, what: str) -> Mapping[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise EngineFailedError(f"The language model sent {what} that is no JSON object: {text[:_ERROR_CHARS]!r}.")
+        raise EngineFailedError(f"The language model sent {what} that is no JSON object.")
     return value

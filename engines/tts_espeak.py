@@ -17,8 +17,14 @@ from voice_agent.ports import Capabilities, SpeakRequest, SpeechChunk
 
 logger = logging.getLogger(__name__)
 
-# espeak-ng's own names; "+f3" is its third variant of a woman's voice.
-VOICES = ("en-us", "en-us+f3", "en-us+m3", "en-gb", "en-gb+f3")
+# "+f3" is espeak-ng's third variant of a woman's voice; on the right what espeak-ng finds the voice by.
+_VOICES = {
+    "en-us": "en-us",
+    "en-us+f3": "en-us+f3",
+    "en-us+m3": "en-us+m3",
+    "en-gb": "gmw/en",
+    "en-gb+f3": "gmw/en+f3",
+}
 DEFAULT_VOICE = "en-us"
 _SYNCHRONOUS_OUTPUT = 2
 _BUFFER_MS = 100
@@ -70,8 +76,8 @@ class EspeakEngine:
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """English voices; espeak-ng's own names."""
-        return VOICES
+        """English voices; +f and +m are variants of a woman's and a man's."""
+        return tuple(_VOICES)
 
     async def speak(self, request: SpeakRequest) -> AsyncIterator[SpeechChunk]:
         """Stream the clause. Closing the iterator stops the synthesis within 100 ms of audio.
@@ -94,7 +100,7 @@ class EspeakEngine:
 
 
 def _known_voice(voice: str, default: str) -> str:
-    if voice in VOICES:
+    if voice in _VOICES:
         return voice
     logger.warning("voice is not known", extra={"engine": "espeak", "voice": voice, "used": default})
     return default
@@ -162,10 +168,10 @@ class _Library:
         """
         guard = CallbackGuard(sink, "espeak-ng")
         self._sink, self._stopped, self._words, self._samples = guard, False, [], 0
-        if self._espeak.espeak_SetVoiceByName(voice.encode()):
+        if self._espeak.espeak_SetVoiceByName(_VOICES[voice].encode()):
             raise EngineFailedError(f"espeak-ng has no voice {voice}.")
         self._espeak.espeak_SetParameter(_RATE_PARAMETER, words_per_minute, 0)
-        data = text.encode()
+        data = text.encode(errors="replace")
         status = self._espeak.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8 | _END_PAUSE, None, None)
         guard.check()
         if status and not self._stopped:
