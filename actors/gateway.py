@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from actors.dispatcher_port import DispatcherPort, RayDispatcher
+from actors.dispatcher_port import DispatcherPort
 from actors.gateway_call import CallCounters, CallServices, GatewayCall
 from actors.host_links import HostLinks
 from actors.media_socket import MediaServer, SocketLimits
@@ -78,7 +78,7 @@ class MediaGateway:
         settings = context.settings
         self._context = context
         self._gateway_id = gateway_id
-        self._dispatcher = dispatcher or RayDispatcher(settings.ray.namespace)
+        self._dispatcher = dispatcher or _ray_dispatcher(settings.ray.namespace)
         self._tasks = TaskKeeper()
         self._lag = LoopLag()
         self._calls: dict[str, GatewayCall] = {}
@@ -246,6 +246,12 @@ class MediaGateway:
         self._ended[call.over] += 1
         if self._services is not None:
             self._services.vad.calls = len(self._calls)
+
+
+def _ray_dispatcher(namespace: str) -> DispatcherPort:
+    from actors.ray_dispatcher import RayDispatcher
+
+    return RayDispatcher(namespace)
 
 
 def _with_port(url: str, port: int) -> str:
