@@ -153,14 +153,17 @@ class Dispatcher:
     async def replace(self, call_id: str, failed_host_id: str) -> HostAddress:
         """The gateway lost the call's host: give it another. Idempotent for the same ``failed_host_id``.
 
+        A call this dispatcher does not know (it restarted, and the host that could have told is dead) is taken while
+        there is room.
+
         Raises:
-            ProtocolError: the call is not live.
+            ProtocolError: the call has ended.
             CapacityError: no spare is free.
         """
         await self.start()
-        entry = self._calls.get(call_id)
-        if entry is None:
-            raise ProtocolError(f"call {call_id} is not live, so it needs no other host")
+        if self._calls.state(call_id, ()).startswith("ended"):
+            raise ProtocolError(f"call {call_id} has ended, so it needs no other host")
+        entry = self._calls.get(call_id) or self._late(call_id)
         held = self._pool.get(entry.host_id)
         if held is not None and entry.host_id != failed_host_id:
             return held.address

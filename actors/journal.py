@@ -172,10 +172,18 @@ class Journal:
     def _call(self, call_id: str) -> _Call:
         call = self._calls.get(call_id)
         if call is None:
-            call = self._calls[call_id] = _Call()
+            call = self._calls[call_id] = self._remember(call_id)
             if len(self._calls) > CALLS_KEPT:
                 self._calls.popitem(last=False)
         self._calls.move_to_end(call_id)
+        return call
+
+    def _remember(self, call_id: str) -> _Call:
+        """A call that is new here may be one that a former process of this run knew."""
+        entries, turns = self._files.remembered(call_id, TAIL)
+        call = _Call(turns={turn.turn: turn for turn in turns}, began=bool(turns))
+        call.entries.extend(entries)
+        call.sequence = int(entries[-1].get("seq", 0)) if entries else 0
         return call
 
     def _began(self, record: CallBegan) -> None:

@@ -247,8 +247,9 @@ async def test_no_spare_is_a_clear_error(made):
     first = await live(dispatcher, "CA1")
     with pytest.raises(CapacityError):
         await dispatcher.replace("CA1", first.host_id)
+    await dispatcher.release("CA1", "goodbye")
     with pytest.raises(ProtocolError):
-        await dispatcher.replace("CA7", first.host_id)
+        await dispatcher.replace("CA1", first.host_id)
 
 
 async def test_a_call_its_host_does_not_know_is_over(made):
@@ -296,6 +297,16 @@ async def test_a_restarted_dispatcher_learns_everything_again(made):
     await second.release("CA1", "goodbye")
     del cluster.living[address.host_id].calls["CA1"]
     assert (await second.status())["live"] == 1
+
+
+async def test_dispatcher_and_host_may_die_together(made):
+    dispatcher, cluster = await made()
+    address = await live(dispatcher, "CA1")
+    await dispatcher._tasks.aclose()
+    del cluster.living[address.host_id]
+    second, _ = await made(cluster, wait=False)
+    assert (await second.replace("CA1", address.host_id)).host_id != address.host_id
+    assert await second.call_state("CA1") == "live"
 
 
 async def test_a_host_that_does_not_start_is_tried_again(made, monkeypatch):

@@ -303,6 +303,16 @@ async def test_turns_json(made):
     assert [(one["turn"], one["v2v_self_ms"]) for one in plain] == [(1, 420), (2, 420)]
 
 
+async def test_a_restarted_journal_goes_on_where_it_was(made):
+    await made.journal.batch([turn(number=1), LogEntries("CA1", 1, ({"n": 1, "t_ms": 1}, {"n": 2, "t_ms": 2}))])
+    again = Journal(made.context, ListStore())
+    await again.batch([turn(number=2), LogEntries("CA1", 1, ({"n": 3, "t_ms": 3},))])
+    assert [entry["seq"] for entry in await again.live_events("CA1", 0)] == [1, 2, 3]
+    plain = json.loads((made.context.run_dir / "calls" / "CA1" / "turns.json").read_text())
+    assert [one["turn"] for one in plain] == [1, 2]
+    await again.stop()
+
+
 async def test_ids_that_are_paths_touch_no_disk(made):
     await made.journal.events("../../etc", [{"t_ms": 1}])
     await made.journal.turn(turn("../x"))
