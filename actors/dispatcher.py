@@ -23,6 +23,8 @@ CHECK_S: Final = 2.0
 SETTLE_S: Final = 10.0
 """A call may be unknown to its host for this long after it was placed: the gateway is still on its way there."""
 MISSING: Final = 2
+UNSAID: Final = ("lost", "failed")
+"""Ends that the call's actor may not have been there to record."""
 
 
 class Dispatcher:
@@ -183,6 +185,8 @@ class Dispatcher:
     def _end(self, call_id: str, reason: str) -> None:
         entry = self._calls.end(call_id, reason)
         host = self._pool.get(entry.host_id) if entry is not None else None
+        if entry is not None and entry.live and (host is None or reason in UNSAID):
+            self._tasks.start(self._cluster.report_lost(call_id, reason), f"lost-{call_id}")
         if host is not None:
             host.calls.discard(call_id)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class _Call:
     sequence: int = 0
     newest: tuple[int, int] = (0, 0)
     began: bool = False
+    started_at_s: float = 0.0
     ended: bool = False
 
 
@@ -137,6 +139,15 @@ class Journal:
         """A call is over."""
         await self.batch([record])
 
+    async def call_lost(self, call_id: str, reason: str) -> None:
+        """A call may have ended without its actor saying so: record its end, unless one is known."""
+        await self.start()
+        call = self._call(call_id)
+        if call.ended or not call.began:
+            return
+        duration_ms = round((time.time() - call.started_at_s) * 1000) if call.started_at_s else 0
+        self._ended(CallRecord(call_id, duration_ms=duration_ms, turns=len(call.turns), end_reason=reason))
+
     async def events(self, call_id: str, entries: list[dict[str, Any]]) -> None:
         """Append to the event log of a call."""
         await self.start()
@@ -189,7 +200,7 @@ class Journal:
     def _began(self, record: CallBegan) -> None:
         call = self._call(record.call_id)
         if not call.began:
-            call.began = True
+            call.began, call.started_at_s = True, record.started_at_s
             self._instruments.count(metrics.CALLS_STARTED)
             if self._spans is not None:
                 self._spans.began(record)

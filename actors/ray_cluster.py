@@ -134,6 +134,13 @@ class RayCluster:
         except StorageError as error:
             logger.info("journal away, gauges stand still", extra={"reason": error.message})
 
+    async def report_lost(self, call_id: str, reason: str) -> None:
+        """Tell the journal."""
+        try:
+            await self._journal.call_lost(call_id, reason)
+        except StorageError as error:
+            logger.warning("lost call not recorded", extra={"call_id": call_id, "reason": error.message})
+
     def _names(self, prefix: str) -> list[str]:
         actors = ray.util.list_named_actors(all_namespaces=True)
         return [

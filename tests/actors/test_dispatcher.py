@@ -53,7 +53,7 @@ class FakeCluster:
         self.gateway_ids = {"gateway-a"}
         self.destroyed = []
         self.refuse = 0
-        self.reports = []
+        self.reports, self.lost = [], []
 
     async def create_host(self, host_id):
         if self.refuse:
@@ -74,6 +74,9 @@ class FakeCluster:
 
     async def report(self, status):
         self.reports.append(status)
+
+    async def report_lost(self, call_id, reason):
+        self.lost.append((call_id, reason))
 
 
 class Clock:
@@ -240,6 +243,18 @@ async def test_a_call_nobody_moves_is_lost_in_the_end(made):
     clock.now += 31
     await dispatcher.check()
     assert await dispatcher.call_state("CA1") == "ended:lost"
+    await until(lambda: cluster.lost == [("CA1", "lost")])
+
+
+async def test_ends_the_actor_recorded_are_not_reported_again(made):
+    dispatcher, cluster = await made()
+    await live(dispatcher, "CA1")
+    await live(dispatcher, "CA2")
+    await dispatcher.admit("CA3", "", "")
+    await dispatcher.release("CA1", "caller_hung_up")
+    await dispatcher.release("CA3", "caller_hung_up")
+    await dispatcher.release("CA2", "failed")
+    await until(lambda: cluster.lost == [("CA2", "failed")])
 
 
 async def test_no_spare_is_a_clear_error(made):

@@ -275,6 +275,18 @@ async def test_taken_metrics_port_is_said_in_words(made, tmp_path):
         await second.journal.start()
 
 
+async def test_a_call_without_an_end_is_ended_once(made):
+    await made.journal.batch(a_call("CA1")[:2])
+    await made.journal.call_lost("CA1", "lost")
+    await made.journal.call_lost("CA1", "lost")
+    await made.journal.call_lost("CA7", "lost")
+    await made.journal.batch(a_call("CA2"))
+    await made.journal.call_lost("CA2", "failed")
+    await until(lambda: len(made.store.records) == 6)
+    ends = [(r.call_id, r.end_reason, r.turns) for r in made.store.records if isinstance(r, CallRecord)]
+    assert ends == [("CA1", "lost", 1), ("CA2", "goodbye", 1)]
+
+
 async def test_event_log_files_and_tail(made):
     entries = tuple({"n": n, "t_ms": n, "event": "ClausePlayed"} for n in range(1, 4))
     await made.journal.batch([LogEntries("CA1", 1, entries)])
