@@ -144,7 +144,7 @@ def _ready_line(child: subprocess.Popen[str], said: Sequence[str]) -> dict[str, 
         timer.cancel()
     if not line:
         child.wait(timeout=_STOP_WITHIN_S)
-        reason = said[-1] if said else f"exit status {child.returncode}"
+        reason = said[-1].strip() if said and child.returncode > 0 else f"exit status {child.returncode}"
         raise DemoFailedError(f"the platform did not start: {reason}; `voice-agent doctor` looks for the cause")
     time.sleep(_RELAY_LAG_S)
     ready: dict[str, Any] = json.loads(line)

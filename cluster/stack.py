@@ -1,7 +1,7 @@
 """One run of the platform on this machine: what is started, in which order, and how all of it ends.
 
     data folder locked -> run folder, ports, secrets -> guard
-      -> Postgres, migrations, knowledge base   (a thread)   \\
+      -> Postgres, migrations, knowledge base   (a thread and a child process)  \\
       -> Ray                                    (main thread) -> actors || Serve apps -> ready
 
 ``start`` runs on the main thread: Ray's processes die with the thread that forked them. Whatever goes wrong, and at
@@ -10,7 +10,6 @@ whatever point, ``stop`` ends what was started by then; a stack whose process is
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -28,6 +27,7 @@ from cluster.guard import Charge, Guard
 from cluster.ray_local import RayCluster
 from cluster.statefile import DataDirLock, StackState
 from cluster.steps import Steps
+from cluster.stores import StoresChild
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent.errors import VoiceAgentError
@@ -83,6 +83,8 @@ class Stack:
         self._guard: Guard | None = None
         self._wiring: Wiring | None = None
         self._stores: Future[str] | None = None
+        self._child: StoresChild | None = None
+        self._given_up = threading.Event()
         self._run_dir: Path | None = None
         self._mark = ""
 
@@ -154,8 +156,6 @@ class Stack:
 
     def _start_stores(self) -> str:
         """Postgres, its schema, the knowledge base. Runs beside the start of Ray. Returns the DSN."""
-        from cluster import stores
-
         dsn = self._settings.storage.dsn
         if not dsn:
             from storage.embedded import EmbeddedPostgres
@@ -163,18 +163,20 @@ class Stack:
             with self._steps.step("postgres"):
                 self._postgres = EmbeddedPostgres(self._data_dir)
                 dsn = self._postgres.start()
-        with self._steps.step("schema"):
-            asyncio.run(stores.migrate(dsn))
-        with self._steps.step("knowledge base"):
-            report = stores.ingest_sources(self._settings, self._data_dir, dsn, self._steps)
-            for line in stores.summary(report):
-                self._steps.line(line)
+        if self._given_up.is_set():
+            raise NotReadyError("the start was given up")
+        with self._steps.step("schema and knowledge base"):
+            self._child = StoresChild(self._settings, self._data_dir, dsn)
+            self._child.wait(self._steps.line)
         return dsn
 
     def _stop_stores(self) -> None:
+        self._given_up.set()
+        if self._child is not None:
+            self._child.stop()
         if self._stores is not None:
             # Its own failure was raised in `start`, or is of no interest once the start was given up.
-            with contextlib.suppress(VoiceAgentError, OSError, TimeoutError, asyncio.CancelledError):
+            with contextlib.suppress(VoiceAgentError, OSError, TimeoutError, ValueError):
                 self._stores.result(timeout=_STORES_STOP_TIMEOUT_S)
             self._stores = None
         if self._postgres is not None:

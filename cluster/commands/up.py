@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cluster.stack import Stack
 
 _STOP_WITHIN_S = 40.0
+_SAME_SIGNAL_S = 1.0
 
 
 def up(
@@ -64,7 +65,7 @@ class _Stopper:
     """The first SIGINT or SIGTERM ends the start or the run; one more while stopping leaves the rest to the guard."""
 
     def __init__(self) -> None:
-        self._stopping = False
+        self._stopping_since_s: float | None = None
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -72,17 +73,19 @@ class _Stopper:
 
     def stopping(self) -> None:
         """A clean stop has begun; it is given a bounded time."""
-        self._stopping = True
+        self._stopping_since_s = self._stopping_since_s or time.monotonic()
         self.install()
         timer = threading.Timer(_STOP_WITHIN_S, lambda: os._exit(1))
         timer.daemon = True
         timer.start()
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self._stopping:
+        if self._stopping_since_s is None:
+            self._stopping_since_s = time.monotonic()
+            raise KeyboardInterrupt
+        # `timeout` and some supervisors send a signal to the process and at once to its group as well.
+        if time.monotonic() - self._stopping_since_s > _SAME_SIGNAL_S:
             os._exit(128 + number)
-        self._stopping = True
-        raise KeyboardInterrupt
 
 
 def _watch(stack: Stack) -> None:

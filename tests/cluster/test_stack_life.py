@@ -161,14 +161,11 @@ def test_a_killed_stack_leaves_nothing(up: Up) -> None:
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("during", ["schema", "models"])
+@pytest.mark.parametrize("during", ["postgres", "models"])
 def test_ctrl_c_while_it_starts_leaves_nothing(up: Up, during: str) -> None:
-    # After "schema" Ray is half started, with "models" the Serve applications are.
-    if during == "models":
-        up.wait_for("+ ray ")
-        time.sleep(2.0)
-    else:
-        up.wait_for(f"+ {during} ")
+    # After "postgres" Ray is half started, with "models" the Serve applications are.
+    up.wait_for("+ ray " if during == "models" else "+ postgres ")
+    time.sleep(1.5)
     os.killpg(up.process.pid, signal.SIGINT)  # a terminal signals the whole group
     assert up.process.wait(timeout=_END_WITHIN_S) == 0
     assert up.left(within_s=5.0) == []
