@@ -155,10 +155,12 @@ class CallActor:
         assert self._kit is not None
         assert self._orphans is not None
         held = self._shells.get(attach.call_id)
+        if held is not None and held.ended:
+            held = None
         if held is not None and held.port is connection and attach.epoch <= held.epoch:
             logger.warning("attach of an older epoch refused", extra={"call_id": attach.call_id})
             return
-        if held is None and len(self._shells) >= self._capacity:
+        if held is None and sum(not shell.over for shell in self._shells.values()) >= self._capacity:
             connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason="full"))
             logger.warning("attach refused, no room", extra={"call_id": attach.call_id, "capacity": self._capacity})
             return

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from actors.record_codec import to_plain
+from actors.record_codec import from_plain, to_plain
 from voice_agent.dialog.records import TurnRecord
+from voice_agent.errors import ProtocolError
 
 _SAFE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -54,6 +57,27 @@ class CallFiles:
         with open(fresh, "w", encoding="utf-8", opener=_private) as file:
             json.dump(plain, file, ensure_ascii=False, indent=1)
         fresh.replace(folder / "turns.json")
+
+    def remembered(self, call_id: str, tail: int) -> tuple[list[dict[str, Any]], list[TurnRecord]]:
+        """The newest ``tail`` log entries and the turns of a call a former process wrote of; empty when there are none.
+
+        A file that cannot be read, or was not written to its end, counts as far as it makes sense.
+        """
+        folder = self.folder(call_id)
+        if folder is None or not folder.is_dir():
+            return [], []
+        entries: deque[dict[str, Any]] = deque(maxlen=tail)
+        turns: list[TurnRecord] = []
+        with suppress(OSError, ValueError), open(folder / "events.jsonl", encoding="utf-8") as file:
+            for line in file:
+                entries.append(json.loads(line))
+        with suppress(OSError, ValueError, ProtocolError):
+            plain = json.loads((folder / "turns.json").read_text("utf-8"))
+            for one in plain:
+                one.pop("v2v_self_ms", None)
+                record = from_plain(one)
+                turns += [record] if isinstance(record, TurnRecord) else []
+        return list(entries), turns
 
 
 def _private(path: str, flags: int) -> int:

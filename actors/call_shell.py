@@ -139,6 +139,11 @@ class CallShell:
         return self._jobs.open + self._utterances.open
 
     @property
+    def over(self) -> bool:
+        """True once the call is to end or to go: it takes no more room, though the last of its jobs may still stop."""
+        return bool(self._over)
+
+    @property
     def ended(self) -> bool:
         """True once the dialog has ended and was recorded."""
         return self._ended

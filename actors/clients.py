@@ -45,11 +45,19 @@ class RayJournal:
         """
         await self._ask("cluster_status", status)
 
-    async def _ask(self, method: str, argument: Any) -> None:
+    async def call_lost(self, call_id: str, reason: str) -> None:
+        """A call may have ended without its actor saying so.
+
+        Raises:
+            StorageError: the journal is away or refuses.
+        """
+        await self._ask("call_lost", call_id, reason)
+
+    async def _ask(self, method: str, *arguments: Any) -> None:
         try:
             if self._actor is None:
                 self._actor = ray.get_actor(JOURNAL, namespace=self._namespace)
-            await getattr(self._actor, method).remote(argument)
+            await getattr(self._actor, method).remote(*arguments)
         except (RayError, ValueError) as error:
             # A restarted actor keeps its handle; one that was made anew does not.
             if not isinstance(error, RayTaskError):

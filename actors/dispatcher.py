@@ -23,6 +23,8 @@ CHECK_S: Final = 2.0
 SETTLE_S: Final = 10.0
 """A call may be unknown to its host for this long after it was placed: the gateway is still on its way there."""
 MISSING: Final = 2
+UNSAID: Final = ("lost", "failed")
+"""Ends that the call's actor may not have been there to record."""
 
 
 class Dispatcher:
@@ -153,14 +155,17 @@ class Dispatcher:
     async def replace(self, call_id: str, failed_host_id: str) -> HostAddress:
         """The gateway lost the call's host: give it another. Idempotent for the same ``failed_host_id``.
 
+        A call this dispatcher does not know (it restarted, and the host that could have told is dead) is taken while
+        there is room.
+
         Raises:
-            ProtocolError: the call is not live.
+            ProtocolError: the call has ended.
             CapacityError: no spare is free.
         """
         await self.start()
-        entry = self._calls.get(call_id)
-        if entry is None:
-            raise ProtocolError(f"call {call_id} is not live, so it needs no other host")
+        if self._calls.state(call_id, ()).startswith("ended"):
+            raise ProtocolError(f"call {call_id} has ended, so it needs no other host")
+        entry = self._calls.get(call_id) or self._late(call_id)
         held = self._pool.get(entry.host_id)
         if held is not None and entry.host_id != failed_host_id:
             return held.address
@@ -180,6 +185,8 @@ class Dispatcher:
     def _end(self, call_id: str, reason: str) -> None:
         entry = self._calls.end(call_id, reason)
         host = self._pool.get(entry.host_id) if entry is not None else None
+        if entry is not None and entry.live and (host is None or reason in UNSAID):
+            self._tasks.start(self._cluster.report_lost(call_id, reason), f"lost-{call_id}")
         if host is not None:
             host.calls.discard(call_id)
 

@@ -129,7 +129,12 @@ class MediaGateway:
         port = await self._server.start(settings.server.host, settings.server.media_port)
         self._media_url = _with_port(self._context.media_url, port)
         self._tasks.start(self._lag.run(), "loop-lag")
-        await self._register()
+        try:
+            await self._register()
+        except CapacityError:
+            # Nobody sends calls here, and the next attempt needs the port.
+            await self._server.stop()
+            raise
         return {
             "gateway_id": self._gateway_id,
             "host": settings.server.host,

@@ -62,8 +62,16 @@ class CallServices:
 
 @dataclass(slots=True)
 class CallCounters:
-    """What happened in a call."""
+    """What happened in a call.
 
+    ``missing`` counts sequence numbers never seen, ``malformed`` messages that broke the protocol, ``out_of_order``
+    media dropped because it came twice or late.
+    """
+
+    frames: int = 0
+    missing: int = 0
+    malformed: int = 0
+    out_of_order: int = 0
     takeovers: int = 0
     stale_messages: int = 0
     refused_plays: int = 0
@@ -78,7 +86,7 @@ class GatewayCall:
 
     def __init__(self, leg: TwilioLeg, start: Start, services: CallServices) -> None:
         media = services.media
-        self.counters = CallCounters()
+        self._counters = CallCounters()
         self.ledger = PlayoutLedger(
             PlayoutSettings(
                 lead_ms=media.lead_ms, chunk_ms=media.chunk_ms, mark_timeout_ms=int(media.mark_timeout_s * 1000)
@@ -116,6 +124,14 @@ class GatewayCall:
         """Why the call ended; empty while it lives."""
         return self._over
 
+    @property
+    def counters(self) -> CallCounters:
+        """Up to now."""
+        leg, counters = self._leg, self._counters
+        counters.frames, counters.missing = leg.frames, leg.sequence.missing
+        counters.malformed, counters.out_of_order = leg.errors["malformed"], leg.errors["out_of_order"]
+        return counters
+
     def status(self) -> dict[str, Any]:
         """For ``MediaGateway.status``."""
         return {
@@ -126,7 +142,7 @@ class GatewayCall:
             "utterance": self.ear.utterance,
             "speaking": self.ear.speaking,
             "held": self.ledger.held,
-            "takeovers": self.counters.takeovers,
+            "takeovers": self._counters.takeovers,
         }
 
     # --- the one task ---
@@ -183,8 +199,7 @@ class GatewayCall:
             async with asyncio.timeout(CLAIM_S) as self._scope:
                 link = await self._services.links.attach(address, self)
         except (OSError, VoiceAgentError) as error:
-            extra = {"call_id": self.call_id, "host_id": address.host_id, "reason": repr(error)}
-            logger.warning("call actor not reached", extra=extra)
+            logger.warning("call actor not reached", extra={"call_id": self.call_id, "reason": repr(error)})
             await asyncio.sleep(0 if self._over else RETRY_S)
             return False
         finally:
@@ -193,7 +208,7 @@ class GatewayCall:
         if self._over:
             return True
         self._epoch += 1
-        self.counters.takeovers += self._epoch > 1
+        self._counters.takeovers += self._epoch > 1
         self._hand_over(link)
         return not link.connection.closed
 
@@ -279,12 +294,12 @@ class GatewayCall:
         """Hold first, talk about it afterwards: the caller must not hear another frame."""
         now_ms = self.now_ms
         if self.ledger.interruptible(now_ms):
-            self.counters.holds_by_voice += 1
+            self._counters.holds_by_voice += 1
             self._do(self.ledger.hold(now_ms))
 
     def event(self, event: Event) -> None:
         """Tell the actor. What a new one could not see from the call's state is kept until a snapshot covers it."""
-        self.counters.events += 1
+        self._counters.events += 1
         if isinstance(event, PlayoutStarted | ClausePlayed | DtmfReceived):
             self._unconfirmed.append((self.now_ms, event))
         if self._link is not None:
@@ -293,7 +308,7 @@ class GatewayCall:
     def upload(self, utterance: int, offset_samples: int, audio: bytes) -> None:
         """Caller audio for the actor; while there is none the ear keeps it."""
         if self._link is not None:
-            self.counters.uploads += 1
+            self._counters.uploads += 1
             self._link.send(CallerAudio(self.call_id, utterance, offset_samples, audio))
 
     def fault(self, error: Exception) -> None:
@@ -306,13 +321,13 @@ class GatewayCall:
     def from_actor(self, message: Play | Control | Snapshot) -> None:
         """A message of the call's actor; those of an older epoch are refused."""
         if message.epoch != self._epoch:
-            self.counters.stale_messages += 1
+            self._counters.stale_messages += 1
         elif isinstance(message, Play):
             self._guard(lambda: self._play(message))
         elif isinstance(message, Control):
             self._guard(lambda: self._control(message))
         else:
-            self.counters.snapshots += 1
+            self._counters.snapshots += 1
             self._snapshot = message.state
             settled_ms = self.now_ms - CONFIRM_LAG_MS
             while self._unconfirmed and self._unconfirmed[0][0] < settled_ms:
@@ -326,7 +341,7 @@ class GatewayCall:
 
     def _play(self, play: Play) -> None:
         taken = self.ledger.play(play.turn, play.clause, play.audio, last=play.last, interruptible=play.interruptible)
-        self.counters.refused_plays += not taken
+        self._counters.refused_plays += not taken
         self._do(self.ledger.advance(self.now_ms))
 
     def _control(self, control: Control) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class _Call:
     sequence: int = 0
     newest: tuple[int, int] = (0, 0)
     began: bool = False
+    started_at_s: float = 0.0
     ended: bool = False
 
 
@@ -137,6 +139,15 @@ class Journal:
         """A call is over."""
         await self.batch([record])
 
+    async def call_lost(self, call_id: str, reason: str) -> None:
+        """A call may have ended without its actor saying so: record its end, unless one is known."""
+        await self.start()
+        call = self._call(call_id)
+        if call.ended or not call.began:
+            return
+        duration_ms = round((time.time() - call.started_at_s) * 1000) if call.started_at_s else 0
+        self._ended(CallRecord(call_id, duration_ms=duration_ms, turns=len(call.turns), end_reason=reason))
+
     async def events(self, call_id: str, entries: list[dict[str, Any]]) -> None:
         """Append to the event log of a call."""
         await self.start()
@@ -172,16 +183,24 @@ class Journal:
     def _call(self, call_id: str) -> _Call:
         call = self._calls.get(call_id)
         if call is None:
-            call = self._calls[call_id] = _Call()
+            call = self._calls[call_id] = self._remember(call_id)
             if len(self._calls) > CALLS_KEPT:
                 self._calls.popitem(last=False)
         self._calls.move_to_end(call_id)
         return call
 
+    def _remember(self, call_id: str) -> _Call:
+        """A call that is new here may be one that a former process of this run knew."""
+        entries, turns = self._files.remembered(call_id, TAIL)
+        call = _Call(turns={turn.turn: turn for turn in turns}, began=bool(turns))
+        call.entries.extend(entries)
+        call.sequence = int(entries[-1].get("seq", 0)) if entries else 0
+        return call
+
     def _began(self, record: CallBegan) -> None:
         call = self._call(record.call_id)
         if not call.began:
-            call.began = True
+            call.began, call.started_at_s = True, record.started_at_s
             self._instruments.count(metrics.CALLS_STARTED)
             if self._spans is not None:
                 self._spans.began(record)

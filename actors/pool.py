@@ -60,6 +60,9 @@ class Cluster(Protocol):
     async def report(self, status: dict[str, Any]) -> None:
         """Tell the journal what the dispatcher knows; best effort."""
 
+    async def report_lost(self, call_id: str, reason: str) -> None:
+        """Tell the journal of a call that may have ended without its actor saying so; best effort."""
+
 
 @dataclass(slots=True)
 class Host:

@@ -124,17 +124,8 @@ class RayCluster:
             return  # it is gone already
 
     async def gateways(self) -> set[str]:
-        """Ids of the gateways that are alive; a gateway's id is its actor's name.
-
-        Each is told to start, which does nothing to one that runs: a restarted actor re-runs only its constructor.
-        """
-        names = await asyncio.to_thread(self._names, GATEWAY_PREFIX)
-        for name in names:
-            try:
-                ray.get_actor(name, namespace=self._namespace).start.remote()
-            except ValueError:
-                continue  # it died between the two questions
-        return set(names)
+        """Ids of the gateways that are alive; a gateway's id is its actor's name."""
+        return set(await asyncio.to_thread(self._names, GATEWAY_PREFIX))
 
     async def report(self, status: dict[str, Any]) -> None:
         """Tell the journal."""
@@ -142,6 +133,13 @@ class RayCluster:
             await self._journal.cluster_status(status)
         except StorageError as error:
             logger.info("journal away, gauges stand still", extra={"reason": error.message})
+
+    async def report_lost(self, call_id: str, reason: str) -> None:
+        """Tell the journal."""
+        try:
+            await self._journal.call_lost(call_id, reason)
+        except StorageError as error:
+            logger.warning("lost call not recorded", extra={"call_id": call_id, "reason": error.message})
 
     def _names(self, prefix: str) -> list[str]:
         actors = ray.util.list_named_actors(all_namespaces=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from actors.dispatcher import Dispatcher
 from actors.gateway import MediaGateway
 from actors.journal import Journal
 from configs.runtime import StackContext
-from voice_agent.errors import CapacityError
+from voice_agent.errors import CapacityError, VoiceAgentError
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,26 @@ def kill_named(namespace: str) -> None:
                 continue  # it is gone already
 
 
+def _self_starting(kind: type[Any]) -> type[Any]:
+    """``kind`` with a constructor that also begins ``start``: of a restarted actor Ray re-runs nothing else."""
+
+    async def construct(self: Any, *arguments: Any) -> None:
+        kind.__init__(self, *arguments)
+        self._boot = asyncio.create_task(_boot(self), name="boot")
+
+    return type(kind.__name__, (kind,), {"__init__": construct, "__doc__": kind.__doc__})
+
+
+async def _boot(actor: Any) -> None:
+    try:
+        await actor.start()
+    except (VoiceAgentError, OSError) as error:
+        # Whoever waits for the actor calls ``start`` again and is told the same.
+        logger.warning("actor did not start", extra={"actor": type(actor).__name__, "reason": str(error)})
+
+
 def _named(kind: type[Any], name: str, context: StackContext, **options: Any) -> Any:
-    return ray.remote(kind).options(
+    return ray.remote(_self_starting(kind)).options(
         name=name,
         namespace=context.settings.ray.namespace,
         lifetime="detached",

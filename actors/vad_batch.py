@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voice_agent.audio.g711 import mulaw_to_float
 from voice_agent.ports import VoiceActivityEngine
@@ -24,6 +25,9 @@ FRAMES_PER_WINDOW: Final = 4
 WAIT_PER_CALL_S: Final = 0.0005
 LONGEST_WAIT_S: Final = 0.016
 LARGEST_BATCH: Final = 128
+NOTHING_DB: Final = -62.0
+"""A window without a frame this loud is no speech, whatever a model says; while the caller is silent it is not asked.
+On read speech with background noise this moved no onset by more than two windows (at -55 dB it lost some)."""
 _SILENT_POWER: Final = 1e-12
 
 
@@ -31,6 +35,10 @@ class VadSource(Protocol):
     """A call as the batch sees it."""
 
     vad_state: Any
+
+    @property
+    def speaking(self) -> bool:
+        """The caller speaks."""
 
     def has_window(self) -> bool:
         """A whole window is there."""
@@ -44,10 +52,13 @@ class VadSource(Protocol):
 
 @dataclass(slots=True)
 class VadStatistics:
-    """Counters since the start; ``busy_s`` is time spent in batches, judgement of the calls included."""
+    """Counters since the start. ``silent_windows`` were too quiet to ask the engine; ``busy_s`` is time spent in
+    batches, judgement of the calls included.
+    """
 
     batches: int = 0
     windows: int = 0
+    silent_windows: int = 0
     largest_batch: int = 0
     failed_windows: int = 0
     inference_s: float = 0.0
@@ -128,19 +139,30 @@ class VadBatch:
         audio = mulaw_to_float(b"".join(windows)).reshape(count, self.window_samples)
         power = np.square(audio).reshape(count, FRAMES_PER_WINDOW, -1).mean(axis=2)
         levels = (10.0 * np.log10(np.maximum(power, _SILENT_POWER))).tolist()
+        asked = [n for n, source in enumerate(sources) if source.speaking or max(levels[n]) >= NOTHING_DB]
+        probabilities = [0.0] * count
+        if asked:
+            self._ask(asked, sources, audio if len(asked) == count else audio[asked], probabilities)
+        statistics.batches += 1
+        statistics.windows += count
+        statistics.silent_windows += count - len(asked)
+        statistics.largest_batch = max(statistics.largest_batch, len(asked))
+        for source, probability, frames_db in zip(sources, probabilities, levels, strict=True):
+            source.judged(probability, frames_db)
+
+    def _ask(
+        self, asked: list[int], sources: list[VadSource], audio: NDArray[np.float32], probabilities: list[float]
+    ) -> None:
+        """Run the engine on some of the windows and fill in what it says."""
         began_s = time.perf_counter()
         try:
-            found, states = self._engine.batch(audio, [source.vad_state for source in sources])
-            probabilities = found.tolist()
+            found, states = self._engine.batch(audio, [sources[n].vad_state for n in asked])
         except Exception:
             # The border to a native library: one broken batch is heard as silence, and counted.
             logger.exception("voice activity detection failed")
-            statistics.failed_windows += count
-            probabilities, states = [0.0] * count, [source.vad_state for source in sources]
-        statistics.inference_s += time.perf_counter() - began_s
-        statistics.batches += 1
-        statistics.windows += count
-        statistics.largest_batch = max(statistics.largest_batch, count)
-        for source, probability, frames_db, state in zip(sources, probabilities, levels, states, strict=True):
-            source.vad_state = state
-            source.judged(probability, frames_db)
+            self.statistics.failed_windows += len(asked)
+            return
+        for n, probability, state in zip(asked, found.tolist(), states, strict=True):
+            probabilities[n] = probability
+            sources[n].vad_state = state
+        self.statistics.inference_s += time.perf_counter() - began_s

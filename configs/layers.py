@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from configs import fields
+from configs.yaml_nodes import opened, refuse_doubles
 from voice_agent.errors import ConfigError
 
 PREFIX = "VOICE_AGENT__"
@@ -31,7 +32,6 @@ EXTENDS = "extends"
 
 _DEEPEST = 10
 _MAPPING = "tag:yaml.org,2002:map"
-_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +51,8 @@ def read_yaml(path: Path) -> Layer:
     Raises:
         ConfigError: the file is missing, no YAML, no mapping, or gives a key twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    loader = yaml.SafeLoader(text)
-    try:
-        root = loader.get_single_node()
+    with opened(path) as (loader, root):
         return {} if root is None else dict(_leaves(loader, root, path, ""))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = "" if mark is None else f":{mark.line + 1}"
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
 
 
 def _leaves(loader: yaml.SafeLoader, node: yaml.Node, path: Path, prefix: str) -> Iterator[tuple[str, Value]]:
@@ -83,26 +67,11 @@ def _leaves(loader: yaml.SafeLoader, node: yaml.Node, path: Path, prefix: str) -
     if prefix and not node.value:
         yield prefix, Value({}, origin)
         return
-    _refuse_doubles(loader, node, path, prefix)
+    refuse_doubles(loader, node, path, prefix)
     loader.flatten_mapping(node)
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         yield from _leaves(loader, value_node, path, f"{prefix}.{key}" if prefix else key)
-
-
-def _refuse_doubles(loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path, prefix: str) -> None:
-    """YAML readers keep the last of two equal keys without a word; here that is an error."""
-    lines: dict[str, int] = {}
-    for key_node, _ in node.value:
-        line = key_node.start_mark.line + 1
-        if key_node.tag == _MERGE:
-            continue
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise ConfigError(f"{path}:{line}: the key {key!r} is not text; put it in quotes")
-        if key in lines:
-            raise ConfigError(f"{path}:{line}: {prefix}{'.' if prefix else ''}{key} is given twice (line {lines[key]})")
-        lines[key] = line
 
 
 def environment_layer(env: Mapping[str, str], where: Mapping[str, str] | None = None) -> Layer:

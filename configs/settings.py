@@ -160,11 +160,11 @@ class TextToSpeechSettings(StageSettings):
 class RetrieverSettings(StageSettings):
     """Retrieval."""
 
-    engine: str = Field("minilm", description="Embedder: minilm (onnx or numpy), sentence-transformers.")
+    engine: str = Field("minilm", description="Embedder: minilm, sentence-transformers.")
     top_k: int = Field(4, ge=1, le=50, description="Passages per question.")
     min_dense: float = Field(0.40, ge=-1, le=1, description="Cosine below which a passage is no answer.")
     min_confidence: float = Field(
-        0.62, ge=0, le=1, description="Recogniser confidence below which the agent asks again."
+        0.55, ge=0, le=1, description="Recogniser confidence below which the agent asks again."
     )
 
 

@@ -41,7 +41,8 @@ class SentenceTransformersEmbedder:
             raise EngineUnavailableError(f"sentence-transformers cannot load {model!r}: {error}") from error
         self._name = model
         self._batch_size = batch_size
-        self._dimension = int(self._model.get_sentence_embedding_dimension())
+        # Also the warm-up: the first forward pass on a GPU takes seconds.
+        self._dimension = int(self._model.encode(["warm-up"], show_progress_bar=False).shape[1])
 
     @property
     def capabilities(self) -> Capabilities:

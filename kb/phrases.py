@@ -86,8 +86,30 @@ is {} covered | is the {} covered | are {} covered | is my {} covered | is the {
 do i need {} | do i need a {} | do i need an {} | do i need to {} | do i have to {} | do i have to {} a {} | must i {}
 does the {} cover {} | does the {} cost | does a {} come with a {} | do {} come with a {} | is my {} | my {} is broken
 can i return {} | can i return a {} | can you repair {} | can you fix my {} | do you repair {} | can i cancel my {}
+i bought a {} | i bought {} | i have bought {} | can i send you {} | can i send {} | how many {} does it take
+how do i get there | how do i get there by {} | how do i get to the {} | how far is it | is there {} at the {}
+is there a {} for {} | i am a {} | do i get a {} | do i get {} | can you fix it | can you help me with my {}
+my {} does not work | my {} has a {} | what is the {} for a {} | what is the {} for {} | when is the next {}
+how can i join the {} | until what time are you open | until what time are you open on {} | on {} | by {} | in {}
+what are your {} | do you have a {} for {} | how fast do i get {} | when do i get {} | do i have to make an {}
 what happens if i {} | what if i {} | for {} | with {} | please tell me about {} | please tell me {}
 """.replace("\n", " | ")
+
+# What callers ask any company about, whether or not the knowledge base says it: heard right, a question that has no
+# answer is told so, and one that has an answer under another word is still found by meaning.
+COMPANY_TOPICS = """
+monday | tuesday | wednesday | thursday | friday | saturday | sunday | weekdays | weekends | the weekend | holidays
+today | tomorrow | tonight | this week | next week | the morning | the afternoon | the evening | noon | hours | days
+weeks | months | opening hours | address | location | directions | parking | parking lot | bus | train | phone number
+phone | email | email address | website | manager | owner | price | prices | price list | cost | costs | fee | fees
+discount | discounts | coupon | sale | offer | offers | payment | payments | credit card | credit cards | card | cash
+check | invoice | bill | receipt | deposit | money | my money back | refund | refunds | return | returns | exchange
+order | orders | my order | delivery | shipping | pick up | warranty | guarantee | repair | repairs | service | services
+appointment | appointments | reservation | booking | account | membership | member | gift card | gift cards | gift
+insurance | contract | product | products | brand | brands | size | sizes | color | colors | store | shop | office
+staff | jobs | student | students | children | kids | family | seniors | beginners | something | anything
+something i bought | something new | my car | my bike | my bicycle
+"""
 
 # Everyday words the knowledge base may lack. They are here to be mistaken for nothing else: without them a question
 # about football is heard as the nearest words of the company, with them as words that retrieve nothing.
@@ -145,6 +167,7 @@ def likely_utterances(
     yield from _weighted((question for words in spoken for question in questions_of(words)), QUESTION_WEIGHT)
     yield from _weighted((tuple(phrase.split()) for phrase in _split(CALL_PHRASES)), PHRASE_WEIGHT)
     topics = dict.fromkeys(topic for words in [*titles, *spoken] for topic in topics_of(words))
+    topics.update(dict.fromkeys(tuple(topic.split()) for topic in _split(COMPANY_TOPICS)))
     topics.update(dict.fromkeys((form,) for topic in topics if len(topic) == 1 for form in forms_of(topic[0], known)))
     yield from _weighted(_filled(_split(TEMPLATES), list(topics)), TEMPLATE_WEIGHT)
     everyday = [(word,) for word in EVERYDAY_WORDS.split()]
@@ -161,7 +184,7 @@ def _split(table: str) -> list[str]:
 
 def forms_of(word: str, known: Callable[[str], bool]) -> Iterator[str]:
     """Other forms of a word that are in the dictionary: callers ask for "a discount" where the text has "discounts"."""
-    forms = {word + "s"}
+    forms = {word + "s", word + "ing", word.removesuffix("e") + "ing", word + word[-1] + "ing"}
     for ending, instead in (("s", ""), ("es", ""), ("ies", "y"), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e")):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             forms.add(word.removesuffix(ending) + instead)

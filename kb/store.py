@@ -164,16 +164,7 @@ class VectorStore:
     def _prepare(self, dimension: int) -> None:
         with self._guarded():
             if not self._client.collection_exists(self._collection):
-                self._client.create_collection(
-                    self._collection,
-                    vectors_config={DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
-                    sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
-                )
-                if not self._embedded:
-                    for field in ("source", "content_hash"):
-                        self._client.create_payload_index(
-                            self._collection, field, field_schema=models.PayloadSchemaType.KEYWORD
-                        )
+                self._create(dimension)
             vectors = self._client.get_collection(self._collection).config.params.vectors
         params = vectors.get(DENSE) if isinstance(vectors, dict) else None
         if params is None or params.size != dimension:
@@ -182,6 +173,21 @@ class VectorStore:
                 f"collection {self._collection!r} at {self._where} holds {held} where the embedder gives {dimension}: "
                 "set kb.collection to a new name, or drop the collection and ingest again"
             )
+
+    def _create(self, dimension: int) -> None:
+        try:
+            self._client.create_collection(
+                self._collection,
+                vectors_config={DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+                sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+            )
+        except (ApiException, ValueError):
+            # Replicas start together, and another one may have made it in between.
+            if not self._client.collection_exists(self._collection):
+                raise
+        if not self._embedded:
+            for field in ("source", "content_hash"):
+                self._client.create_payload_index(self._collection, field, models.PayloadSchemaType.KEYWORD)
 
     def _cosines(self, ids: Sequence[Any], query: NDArray[np.float32]) -> dict[str, float]:
         """Cosines of sentences that only the lexical search found; few, since most are found by both."""

@@ -110,6 +110,7 @@ END_REASONS: Final = frozenset(
         "max_length",
         "drained",
         "failed",
+        "lost",
         "gateway_lost",
         "stream_lost",
         "operator",

@@ -60,6 +60,7 @@ class LocalPlane:
         self.reply_chunks = [ReplyChunk("We open at nine. "), ReplyChunk("Come in.", finish_reason="stop")]
         self.fail_after_first = {}
         self.speech_ms = 400
+        self.ends = None
         self.warmed = 0
 
     async def warm(self):
@@ -77,6 +78,8 @@ class LocalPlane:
         try:
             if request.end:
                 self.requests["transcribe"].append(request)
+                if self.ends is not None:
+                    await self.ends()
                 return TranscribeResponse()
             await self._enter("transcribe", request)
             if self.need_from:

@@ -163,6 +163,25 @@ async def test_a_call_too_many_is_hung_up(house):
     await house.calls_are("CA0", "CA1", "CA2")
 
 
+async def test_a_slot_is_free_while_the_last_of_a_call_stops():
+    house = House(calls_per_actor=1)
+    gateway = await house.gateway()
+    gateway.start("CA1")
+    await until(lambda: any(play.last and play.clause == 1 for play in gateway.of(Play, "CA1")))
+    gateway.play("CA1")
+    gateway.say("CA1")
+    await until(lambda: house.plane.requests["search"])
+    gate = house.plane.ends = Gate()
+    gateway.say("CA1", utterance=2, at_ms=9000)
+    await until(lambda: house.actor._shells["CA1"]._utterances.open)
+    gateway.hang_up("CA1")
+    gateway.start("CA2")
+    await until(lambda: any(play.last for play in gateway.of(Play, "CA2")))
+    assert not gateway.of(Control, "CA2")
+    gate.open()
+    await house.close()
+
+
 async def test_detach_at_once_and_news_of_unknown_calls(house):
     gateway = await house.gateway()
     gateway.say("CA7")

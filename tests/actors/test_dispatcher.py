@@ -53,7 +53,7 @@ class FakeCluster:
         self.gateway_ids = {"gateway-a"}
         self.destroyed = []
         self.refuse = 0
-        self.reports = []
+        self.reports, self.lost = [], []
 
     async def create_host(self, host_id):
         if self.refuse:
@@ -74,6 +74,9 @@ class FakeCluster:
 
     async def report(self, status):
         self.reports.append(status)
+
+    async def report_lost(self, call_id, reason):
+        self.lost.append((call_id, reason))
 
 
 class Clock:
@@ -240,6 +243,18 @@ async def test_a_call_nobody_moves_is_lost_in_the_end(made):
     clock.now += 31
     await dispatcher.check()
     assert await dispatcher.call_state("CA1") == "ended:lost"
+    await until(lambda: cluster.lost == [("CA1", "lost")])
+
+
+async def test_ends_the_actor_recorded_are_not_reported_again(made):
+    dispatcher, cluster = await made()
+    await live(dispatcher, "CA1")
+    await live(dispatcher, "CA2")
+    await dispatcher.admit("CA3", "", "")
+    await dispatcher.release("CA1", "caller_hung_up")
+    await dispatcher.release("CA3", "caller_hung_up")
+    await dispatcher.release("CA2", "failed")
+    await until(lambda: cluster.lost == [("CA2", "failed")])
 
 
 async def test_no_spare_is_a_clear_error(made):
@@ -247,8 +262,9 @@ async def test_no_spare_is_a_clear_error(made):
     first = await live(dispatcher, "CA1")
     with pytest.raises(CapacityError):
         await dispatcher.replace("CA1", first.host_id)
+    await dispatcher.release("CA1", "goodbye")
     with pytest.raises(ProtocolError):
-        await dispatcher.replace("CA7", first.host_id)
+        await dispatcher.replace("CA1", first.host_id)
 
 
 async def test_a_call_its_host_does_not_know_is_over(made):
@@ -296,6 +312,16 @@ async def test_a_restarted_dispatcher_learns_everything_again(made):
     await second.release("CA1", "goodbye")
     del cluster.living[address.host_id].calls["CA1"]
     assert (await second.status())["live"] == 1
+
+
+async def test_dispatcher_and_host_may_die_together(made):
+    dispatcher, cluster = await made()
+    address = await live(dispatcher, "CA1")
+    await dispatcher._tasks.aclose()
+    del cluster.living[address.host_id]
+    second, _ = await made(cluster, wait=False)
+    assert (await second.replace("CA1", address.host_id)).host_id != address.host_id
+    assert await second.call_state("CA1") == "live"
 
 
 async def test_a_host_that_does_not_start_is_tried_again(made, monkeypatch):

@@ -228,6 +228,7 @@ async def test_a_few_broken_messages_in_a_call_are_tolerated(tmp_path: Path) -> 
         await caller.audio(silence(300) + voice(300) + silence(300))
         await bench.host.wait_event(caller.call_id, SpeechPaused)
         assert caller.close_code is None
+        assert (await bench.status())["counters"]["malformed"] == 8
 
 
 async def test_many_broken_messages_end_the_call(tmp_path: Path) -> None:
@@ -255,6 +256,10 @@ async def test_sequence_gaps_are_counted_and_repeats_not_heard_twice(tmp_path: P
             await asyncio.sleep(0.005)
         await bench.host.wait_event(caller.call_id, SpeechPaused)
         assert voice(300) in bench.host.audio(caller.call_id)
+        counters = (await bench.status())["counters"]
+        assert counters["frames"] == 2 * len(spoken) // 160
+        assert counters["out_of_order"] == len(spoken) // 160
+        assert counters["missing"] >= len(spoken) // 160
 
 
 async def test_a_flood_of_messages_closes_the_socket(tmp_path: Path) -> None:

@@ -275,6 +275,18 @@ async def test_taken_metrics_port_is_said_in_words(made, tmp_path):
         await second.journal.start()
 
 
+async def test_a_call_without_an_end_is_ended_once(made):
+    await made.journal.batch(a_call("CA1")[:2])
+    await made.journal.call_lost("CA1", "lost")
+    await made.journal.call_lost("CA1", "lost")
+    await made.journal.call_lost("CA7", "lost")
+    await made.journal.batch(a_call("CA2"))
+    await made.journal.call_lost("CA2", "failed")
+    await until(lambda: len(made.store.records) == 6)
+    ends = [(r.call_id, r.end_reason, r.turns) for r in made.store.records if isinstance(r, CallRecord)]
+    assert ends == [("CA1", "lost", 1), ("CA2", "goodbye", 1)]
+
+
 async def test_event_log_files_and_tail(made):
     entries = tuple({"n": n, "t_ms": n, "event": "ClausePlayed"} for n in range(1, 4))
     await made.journal.batch([LogEntries("CA1", 1, entries)])
@@ -301,6 +313,16 @@ async def test_turns_json(made):
     await made.journal.batch([turn(number=1, kind="greeting"), turn(number=2), turn(number=2)])
     plain = json.loads((made.context.run_dir / "calls" / "CA1" / "turns.json").read_text())
     assert [(one["turn"], one["v2v_self_ms"]) for one in plain] == [(1, 420), (2, 420)]
+
+
+async def test_a_restarted_journal_goes_on_where_it_was(made):
+    await made.journal.batch([turn(number=1), LogEntries("CA1", 1, ({"n": 1, "t_ms": 1}, {"n": 2, "t_ms": 2}))])
+    again = Journal(made.context, ListStore())
+    await again.batch([turn(number=2), LogEntries("CA1", 1, ({"n": 3, "t_ms": 3},))])
+    assert [entry["seq"] for entry in await again.live_events("CA1", 0)] == [1, 2, 3]
+    plain = json.loads((made.context.run_dir / "calls" / "CA1" / "turns.json").read_text())
+    assert [one["turn"] for one in plain] == [1, 2]
+    await again.stop()
 
 
 async def test_ids_that_are_paths_touch_no_disk(made):
