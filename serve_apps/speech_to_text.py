@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -75,6 +76,10 @@ class SpeechToText:
     async def open_sessions(self) -> int:
         """How many utterances this replica holds."""
         return len(self._utterances)
+
+    async def process_id(self) -> int:
+        """Of this replica."""
+        return os.getpid()
 
     async def transcribe(self, request: TranscribeRequest) -> TranscribeResponse:
         """Take audio and answer with the text so far; see ``TranscribeRequest``.

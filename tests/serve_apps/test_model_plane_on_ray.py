@@ -1,0 +1,168 @@
+"""The model plane on a real Serve, with simulated engines: sticky sessions, streams, cancelling, a killed replica."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.runtime import StackContext
+from configs.settings import LanguageModelSettings, Settings, SpeechToTextSettings, TextToSpeechSettings
+from voice_agent.ports import (
+    Capabilities,
+    Message,
+    ReplyRequest,
+    SpeakRequest,
+    TranscribeRequest,
+    TranscribeResponse,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+FLAGS = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+}
+PIECE = bytes(1600)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """The routers of the handles live on the loop that uses them, so it outlives Serve."""
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
+    """Handles of the applications, without the retriever, which needs files."""
+    flags = pytest.MonkeyPatch()
+    for name, value in FLAGS.items():
+        flags.setenv(name, value)
+    ray = pytest.importorskip("ray")
+    from ray import serve
+
+    from serve_apps.build import build_apps
+
+    folder = Path(tempfile.mkdtemp(prefix="va-mp-"))
+    small = {"engine": "simulated", "num_cpus": 0.1}
+    settings = Settings(
+        stt=SpeechToTextSettings(**small, replicas=2, options={"final_ms": 5, "texts": ["one two three"]}),
+        llm=LanguageModelSettings(**small, options={"first_token_ms": 5, "word_ms": 5}),
+        tts=TextToSpeechSettings(**small, options={"first_audio_ms": 5, "speed": 100}),
+    )
+    context = StackContext(
+        settings=settings,
+        run_id="run",
+        run_dir=folder,
+        data_dir=folder,
+        dsn="",
+        link_secret="",
+        stream_token_secret="",
+        api_key="",
+        webhook_url="",
+        media_url="",
+    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=str(folder / "r"),
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
+        )
+        applications = build_apps(context)
+        assert next(iter(applications)) == "retriever", "its ingest writes what the recogniser needs to start"
+        targets = [serve.RunTarget(applications[name], name=name, route_prefix=None) for name in ("stt", "llm", "tts")]
+        serve.run_many(targets)
+        yield {name: serve.get_app_handle(name) for name in ("stt", "llm", "tts")}
+    finally:
+        if ray.is_initialized():
+            loop.run_until_complete(serve.shutdown_async())
+            ray.shutdown()
+        flags.undo()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def transcribe(handle: Any, call_id: str, offset: int, **fields: Any) -> TranscribeResponse:
+    """As a call does it: to the replica of the call, if there is one."""
+    request = TranscribeRequest(call_id, 1, offset, PIECE, **fields)
+    response: TranscribeResponse = await handle.options(session_id=call_id).transcribe.remote(request)
+    return response
+
+
+async def talk(handle: Any, call_id: str, pieces: int = 8) -> list[TranscribeResponse]:
+    return [
+        await transcribe(handle, call_id, number * len(PIECE), flush=number == pieces - 1) for number in range(pieces)
+    ]
+
+
+async def use_everything(handles: dict[str, Any]) -> None:
+    from ray.serve.exceptions import RequestCancelledError
+
+    for name, handle in handles.items():
+        capabilities: Capabilities = await handle.capabilities.remote()
+        assert (capabilities.name, capabilities.simulated) == ("simulated", True), name
+
+    calls = [f"call-{number}" for number in range(8)]
+    for answers in await asyncio.gather(*(talk(handles["stt"], call_id) for call_id in calls)):
+        assert [answer.need_from for answer in answers] == [None] * 8, "a call stays with its replica"
+        assert answers[-1].text == "one two three"
+    held = {}
+    for number in range(64):
+        # Requests of nobody's session go to any replica, so both are seen.
+        nobody = handles["stt"].options(session_id=f"nobody-{number}")
+        held[number] = await nobody.open_sessions.remote()
+    assert 0 < min(held.values()) <= max(held.values()) < len(calls), "calls are spread over the replicas"
+
+    speak = handles["tts"].options(method_name="speak", stream=True)
+    speech = [chunk async for chunk in speak.remote(SpeakRequest("call", 1, 1, "one two three"))]
+    assert speech[-1].last
+    assert sum(len(chunk.audio) for chunk in speech) == 3 * 350 * 8
+
+    reply = handles["llm"].options(method_name="reply", stream=True)
+    request = ReplyRequest("call", 1, (Message("user", "hello"),))
+    assert len([chunk async for chunk in reply.remote(request)]) == 41
+    stream = reply.remote(request)
+    assert (await anext(aiter(stream))).text
+    stream.cancel()
+    with pytest.raises((asyncio.CancelledError, RequestCancelledError)):
+        async for _ in stream:
+            pass
+
+
+async def lose_a_replica(handle: Any) -> None:
+    """The other replica, or the new one, lacks the state, says so, and takes the utterance from the start."""
+    from ray.exceptions import RayError
+
+    await transcribe(handle, "victim", 0)
+    pid = await handle.options(session_id="victim").process_id.remote()
+    os.kill(pid, signal.SIGKILL)
+    answer = None
+    async with asyncio.timeout(60):
+        while answer is None:
+            try:
+                answer = await transcribe(handle, "victim", len(PIECE))
+            except RayError:  # it is dead, and the router does not know yet
+                await asyncio.sleep(0.05)
+    assert answer.need_from == 0
+    assert (await talk(handle, "victim"))[-1].text == "one two three"
+
+
+def test_the_model_plane_on_serve(loop: asyncio.AbstractEventLoop, handles: dict[str, Any]) -> None:
+    async def both() -> None:
+        await use_everything(handles)
+        await lose_a_replica(handles["stt"])
+
+    loop.run_until_complete(both())
