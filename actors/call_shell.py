@@ -27,10 +27,11 @@ from voice_agent.dialog.commands import (
     ReleaseTurn,
     ResumePlayout,
     Retrieve,
+    RunTool,
     Synthesise,
     Transcribe,
 )
-from voice_agent.dialog.events import CallStarted, CarrierStopped, Event
+from voice_agent.dialog.events import CallStarted, CarrierStopped, Event, JobFailed
 from voice_agent.dialog.records import CallRecord
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,10 @@ def shifted(event: Event, by_ms: int) -> Event:
 
 class EventOverrunError(RuntimeError):
     """More events than the loop of a call could take; a fault in this process, not of a peer."""
+
+
+class CallOverError(RuntimeError):
+    """Work was started for a call whose tasks are being cancelled."""
 
 
 class CallShell:
@@ -118,8 +123,12 @@ class CallShell:
 
     def audio(self, utterance: int, offset_samples: int, audio: bytes) -> None:
         """Take caller audio, mu-law 8 kHz."""
-        if not self._over and self._group is not None:
+        if self._over or self._group is None:
+            return
+        try:
             self._utterances.audio(utterance, offset_samples, audio)
+        except CallOverError:
+            logger.info("caller audio after a fault", extra={"call_id": self.call_id})
 
     def detach(self, reason: str) -> None:
         """The gateway takes the call away. What was delivered before is still fed."""
@@ -263,6 +272,7 @@ class CallShell:
             Retrieve: jobs.retrieve,
             Generate: jobs.generate,
             Synthesise: jobs.synthesise,
+            RunTool: self._run_tool,
             ReleaseTurn: lambda command: jobs.release(command.turn, interruptible=command.interruptible),
             CancelTurn: lambda command: jobs.cancel(command.turn),
             HoldPlayout: lambda _: self._control("hold"),
@@ -271,6 +281,9 @@ class CallShell:
             RecordTurn: self._record_turn,
             EndCall: self._end_call,
         }
+
+    def _run_tool(self, command: RunTool) -> None:
+        self.deliver(JobFailed("tool", command.turn, command.index, "no_tools"))
 
     def _close_utterance(self, command: CloseUtterance) -> None:
         self._control("close_utterance", command.utterance)
@@ -299,10 +312,14 @@ class CallShell:
         self.port.send(message)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        if self._group is None:
+        try:
+            if self._group is None:
+                raise CallOverError(f"job {name} started outside the life of its call")
+            return self._group.create_task(work, name=f"{self.call_id}/{name}")
+        except RuntimeError as error:
+            # A group that is being cancelled after a fault takes no more tasks.
             work.close()
-            raise RuntimeError(f"job {name} started outside the life of its call")
-        return self._group.create_task(work, name=f"{self.call_id}/{name}")
+            raise CallOverError(f"job {name} started while its call was ending") from error
 
     # --- the end nobody wanted ---
 

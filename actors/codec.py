@@ -19,9 +19,10 @@ import msgpack
 from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach, Hello, Play, Snapshot
 from voice_agent.dialog.events import Event
 from voice_agent.errors import ProtocolError
+from voice_agent.plan import Outcome
 from voice_agent.ports import Passage, ReplyChunk, ToolCall
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Message = Hello | Attach | CallEvent | CallerAudio | Detach | Play | Control | Snapshot
 
@@ -38,6 +39,7 @@ WIRE_TYPES: tuple[type, ...] = (
     Passage,
     ReplyChunk,
     ToolCall,
+    Outcome,
 )
 
 _Convert = Callable[[Any], Any]

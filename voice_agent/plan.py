@@ -100,8 +100,8 @@ class Director(Protocol):
     def model_tool(self, memory: Memory, call: ToolCall) -> Plan | None:
         """A tool the language model asked for: a plan when it ends or moves the call, None when it is to be run."""
 
-    def gated(self, memory: Memory) -> Plan | None:
-        """The model had no answer: None to leave it at that, or a plan to be added (escalation)."""
+    def model_done(self, memory: Memory, finish_reason: str) -> Plan:
+        """The model has ended its words; ``gated`` means that it had no answer. The plan's words are added to them."""
 
     def reprompt(self, memory: Memory) -> str:
         """What is said after silence."""

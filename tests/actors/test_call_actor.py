@@ -147,7 +147,7 @@ async def test_one_call_failing_leaves_its_neighbour(house):
     house.actor._shells["CA1"]._machine.receive = None
     gateway.say("CA1")
     await house.calls_are("CA2")
-    assert gateway.of(Control, "CA1")[-1].reason == "failed"
+    await until(lambda: [control.reason for control in gateway.of(Control, "CA1")][-1:] == ["failed"])
     await until(lambda: any(play.last for play in gateway.of(Play, "CA2")))
     gateway.play("CA2")
     gateway.say("CA2")

@@ -204,7 +204,8 @@ def test_a_caller_who_goes_on_is_answered_once_and_whole() -> None:
     replies = [r for r in world.records if r.kind == "reply"]
     assert [r.caller_text_pii for r in replies] == ["when do you open"]
     assert replies[0].speculations == 2
-    assert world.machine._s.counters["replies_dropped"] == 1
+    assert world.machine._s.counters["speculations_wasted"] == 1
+    assert world.machine._s.counters["speculations_kept"] == 1
     first = next(command for _, command in world.commands(c.ReleaseTurn) if command.turn == replies[0].turn)
     assert first.turn == replies[0].turn
 

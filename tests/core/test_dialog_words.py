@@ -11,11 +11,13 @@ from voice_agent.dialog.heard import heard_prefix, word_ends
 from voice_agent.dialog.history import History
 from voice_agent.dialog.listening import (
     Completeness,
+    Pace,
     completeness,
     endpoint_silence_ms,
     interrupts,
     is_backchannel,
     is_echo,
+    judge,
 )
 from voice_agent.dialog.policy import TurnPolicy
 from voice_agent.ports import Message
@@ -97,11 +99,38 @@ def test_is_the_caller_done(text: str, expected: Completeness) -> None:
     assert completeness(text) is expected
 
 
-def test_the_endpoint_follows_the_words() -> None:
+def test_the_endpoint_follows_what_is_known() -> None:
+    policy, pace = TurnPolicy(), Pace()
+    assert endpoint_silence_ms(Completeness.COMPLETE, pace, policy) == policy.endpoint_short_ms
+    assert endpoint_silence_ms(Completeness.INCOMPLETE, pace, policy) == policy.endpoint_long_ms
+    assert endpoint_silence_ms(None, pace, policy) == policy.endpoint_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "complete", "expected"),
+    [
+        ("when do you open", None, None, Completeness.COMPLETE),
+        ("when do you open", None, 0.1, Completeness.INCOMPLETE),
+        ("goodbye", None, 0.9, Completeness.COMPLETE),
+        ("goodbye", None, 0.5, Completeness.OPEN),
+        ("i would like to", None, 0.99, Completeness.INCOMPLETE),
+        ("four one two", True, 0.1, Completeness.COMPLETE),
+        ("when do you open", False, 0.9, Completeness.INCOMPLETE),
+    ],
+)
+def test_a_filled_slot_beats_the_turn_model_and_that_beats_the_words(
+    text: str, finished: bool | None, complete: float | None, expected: Completeness
+) -> None:
+    assert judge(text, finished, complete) is expected
+
+
+def test_the_callers_own_pauses_teach() -> None:
     policy = TurnPolicy()
-    assert endpoint_silence_ms("when do you open", policy) == policy.endpoint_short_ms
-    assert endpoint_silence_ms("i would like to", policy) == policy.endpoint_long_ms
-    assert endpoint_silence_ms(None, policy) == policy.endpoint_ms
+    slow, quick = Pace([700, 800, 750]), Pace((), unbroken_turns=4)
+    assert slow.fit(policy.endpoint_short_ms, policy) > 800
+    assert slow.fit(policy.endpoint_short_ms, policy) <= policy.endpoint_long_ms
+    assert policy.endpoint_min_ms <= quick.fit(policy.endpoint_short_ms, policy) < policy.endpoint_short_ms
+    assert Pace([700]).fit(300, policy) == 300, "one pause is no habit"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from voice_agent.dialog import events as e
 from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.dialog.state import State
+from voice_agent.plan import Outcome
 from voice_agent.ports import ReplyChunk, ToolCall
 
 TEXTS = st.sampled_from(
@@ -21,6 +22,11 @@ TEXTS = st.sampled_from(
 REPLIES = st.sampled_from(
     ["We open at nine. We close at six.", "Well, that depends on the bicycle you have, I think.", "Yes."]
 )
+TOOLS = {
+    "goodbye": ToolCall("end_call"),
+    "yes": ToolCall("look_up_order", {"number": "123456"}),
+    "tell me about the": ToolCall("transfer", {"target": "queue:service"}),
+}
 STEP = st.integers(min_value=0, max_value=900)
 
 
@@ -72,6 +78,9 @@ class AnyOrder(RuleBasedStateMachine):
                 assert command.text.strip()
                 self.start(("synthesise", command.turn, command.clause))
                 self.spoken[command.turn, command.clause] = command.text
+            case c.RunTool():
+                assert command.turn in self.released, "a tool of a turn that may still be dropped"
+                self.start(("tool", command.turn, command.index))
             case c.ReleaseTurn():
                 assert command.turn > self.cleared_turn, "media of a cleared turn"
                 assert command.turn not in self.released
@@ -147,10 +156,13 @@ class AnyOrder(RuleBasedStateMachine):
         elif stage == "retrieve":
             self.open_jobs.discard(job)
             self.feed(e.PassagesReady(number, ()))
+        elif stage == "tool":
+            self.open_jobs.discard(job)
+            self.feed(e.ToolFinished(number, key, Outcome("look_up_order", True, {"status": "sent"}, "It was sent.")))
         elif stage == "generate":
             if last:
                 self.open_jobs.discard(job)
-            tool = ToolCall("end_call") if "goodbye" in text else None
+            tool = TOOLS.get(text)
             self.feed(e.ReplyReceived(number, ReplyChunk(reply, tool, (), "stop" if last else "")))
         else:
             if last:
@@ -210,11 +222,12 @@ class AnyOrder(RuleBasedStateMachine):
             if self.open_jobs:
                 stage, number, key = min(self.open_jobs)
                 self.open_jobs.discard((stage, number, key))
-                tool = ToolCall("end_call") if text == "goodbye" else None
+                tool = TOOLS.get(text)
                 answers = {
                     "transcribe": e.TranscriptReady(number, key, text, 0.9, True),
                     "retrieve": e.PassagesReady(number, ()),
                     "generate": e.ReplyReceived(number, ReplyChunk(reply, tool, (), "stop")),
+                    "tool": e.ToolFinished(number, key, Outcome("look_up_order", False, code="deadline_exceeded")),
                     "synthesise": e.SpeechSynthesised(number, key, 1500, True),
                 }
                 if stage == "synthesise":
@@ -229,10 +242,14 @@ class AnyOrder(RuleBasedStateMachine):
     def key(self, digit: str) -> None:
         self.feed(e.DtmfReceived(digit))
 
-    @rule(stage=st.sampled_from(["transcribe", "retrieve", "generate", "synthesise"]), n=st.integers(0, 8))
+    @rule(stage=st.sampled_from(["transcribe", "retrieve", "generate", "synthesise", "tool"]), n=st.integers(0, 8))
     def any_failure(self, stage: str, n: int) -> None:
         if (stage, n, 0) not in self.open_jobs:
             self.feed(e.JobFailed(stage, n, 0, "deadline_exceeded"))
+
+    @rule(level=st.floats(0, 1))
+    def load_changes(self, level: float) -> None:
+        self.feed(e.LoadChanged(level))
 
     @rule(chance=st.integers(0, 30))
     def operator_ends(self, chance: int) -> None:

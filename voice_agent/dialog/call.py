@@ -15,22 +15,26 @@ from voice_agent.dialog.events import (
     PassagesReady,
     ReplyReceived,
     SpeechSynthesised,
+    ToolFinished,
     TranscriptReady,
 )
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.dialog.records import CallRecord
 from voice_agent.dialog.state import CallState, Job, State, Timer
+from voice_agent.director import FreeDirector
+from voice_agent.plan import Director
 
-RESULTS = (TranscriptReady, PassagesReady, ReplyReceived, SpeechSynthesised, JobFailed)
+RESULTS = (TranscriptReady, PassagesReady, ReplyReceived, SpeechSynthesised, ToolFinished, JobFailed)
 """Events that answer a job. One whose job is not open is refused: it belongs to a turn that is gone."""
 
 
 class Call(ABC):
     """A call's memory and the few things that may be done to it. Times are ms on the call's clock."""
 
-    def __init__(self, policy: TurnPolicy, agent: AgentPhrases, call_id: str) -> None:
+    def __init__(self, policy: TurnPolicy, agent: AgentPhrases, call_id: str, director: Director | None = None) -> None:
         self.policy = policy
         self.agent = agent
+        self.director: Director = director or FreeDirector(agent)
         self.call_id = call_id
         self._s = CallState()
         self._commands: list[Command] = []
@@ -105,6 +109,8 @@ def _job_of(event: Event) -> tuple[Job, bool]:
             return ("generate", event.turn, 0), bool(event.chunk.finish_reason)
         case SpeechSynthesised():
             return ("synthesise", event.turn, event.clause), event.last
+        case ToolFinished():
+            return ("tool", event.turn, event.index), True
         case JobFailed():
             return (event.stage, event.turn, event.key), True
     return ("", 0, 0), False

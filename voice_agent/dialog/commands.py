@@ -1,12 +1,14 @@
 """What the dialog machine asks its shell to do. One closed union: ``Command``.
 
-Jobs (``Transcribe``, ``Retrieve``, ``Generate``, ``Synthesise``) are started by their command and end exactly once:
-by their result event, by ``JobFailed``, or by ``CancelTurn`` / ``CloseUtterance``.
+Jobs (``Transcribe``, ``Retrieve``, ``Generate``, ``Synthesise``, ``RunTool``) are started by their command and end
+exactly once: by their result event, by ``JobFailed``, or by ``CancelTurn`` / ``CloseUtterance``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from voice_agent.dialog.records import CallRecord, TurnRecord
 from voice_agent.ports import Message, Passage
@@ -53,6 +55,16 @@ class Synthesise:
     turn: int
     clause: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunTool:
+    """Run a tool of a released turn. ``(call, turn, index)`` is its idempotency key: it has its effect once."""
+
+    turn: int
+    index: int
+    name: str
+    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,7 @@ Command = (
     | Retrieve
     | Generate
     | Synthesise
+    | RunTool
     | ReleaseTurn
     | CancelTurn
     | HoldPlayout

@@ -9,12 +9,13 @@ makes them again. Audio is never logged.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, get_args
 
 from voice_agent.dialog.commands import Command, EndCall, Generate, RecordTurn
-from voice_agent.dialog.events import Event, PassagesReady, ReplyReceived, SpeechSynthesised
+from voice_agent.dialog.events import Event, PassagesReady, ReplyReceived, SpeechSynthesised, ToolFinished
 from voice_agent.errors import ProtocolError
+from voice_agent.plan import Outcome
 from voice_agent.ports import Passage, ReplyChunk, ToolCall
 
 _EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
@@ -30,6 +31,9 @@ _PRIVATE: frozenset[tuple[str, str]] = frozenset(
         ("Synthesise", "text"),
         ("Message", "content"),
         ("HangUpRequested", "details"),
+        ("RunTool", "arguments"),
+        ("Outcome", "value"),
+        ("Outcome", "say"),
     }
 )
 
@@ -70,11 +74,16 @@ def event_from(entry: Mapping[str, Any]) -> Event:
     if kind is None:
         raise ProtocolError(f"log entry with unknown event {name!r}; known are {', '.join(sorted(_EVENTS))}")
     try:
-        values = {field.name: entry[_key(kind.__name__, field.name)] for field in fields(kind)}
+        values = {f.name: entry[_key(kind.__name__, f.name)] for f in fields(kind) if not _absent(kind, f, entry)}
         event: Event = kind(**_rebuilt(kind, values))
     except (TypeError, KeyError) as error:
         raise ProtocolError(f"log entry of event {name} is incomplete: {error}") from error
     return event
+
+
+def _absent(kind: type[Any], field: Field[Any], entry: Mapping[str, Any]) -> bool:
+    """A field with a default that a log of an older version lacks."""
+    return field.default is not MISSING and _key(kind.__name__, field.name) not in entry
 
 
 def _key(record: str, name: str) -> str:
@@ -104,6 +113,9 @@ def _rebuilt(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
         values["chunk"] = _chunk(values["chunk"])
     elif kind is SpeechSynthesised:
         values["word_ends_ms"] = tuple(values["word_ends_ms"])
+    elif kind is ToolFinished:
+        plain = values["outcome"]
+        values["outcome"] = Outcome(plain["name"], plain["ok"], plain["value_pii"], plain["say_pii"], plain["code"])
     return values
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from voice_agent.plan import Outcome
 from voice_agent.ports import Passage, ReplyChunk
 
 
@@ -105,7 +106,8 @@ class CarrierStopped:
 class TranscriptReady:
     """Text of an utterance so far; ``flushed`` when it accounts for all audio up to the pause that asked for it.
 
-    ``pause`` is the number given in ``Transcribe`` (0 for partials).
+    ``pause`` is the number given in ``Transcribe`` (0 for partials). ``complete`` is the turn model's probability that
+    the caller is done, None where there is none.
     """
 
     utterance: int
@@ -113,6 +115,7 @@ class TranscriptReady:
     text: str
     confidence: float
     flushed: bool
+    complete: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +150,20 @@ class SpeechSynthesised:
 
 
 @dataclass(frozen=True, slots=True)
-class JobFailed:
-    """A commanded job ended without a result. ``stage``: transcribe, retrieve, generate, synthesise.
+class ToolFinished:
+    """A tool of a turn has run."""
 
-    ``key`` is the utterance's pause number for ``transcribe``, the clause for ``synthesise``, else 0; ``turn`` is the
-    utterance for ``transcribe``.
+    turn: int
+    index: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """A commanded job ended without a result. ``stage``: transcribe, retrieve, generate, synthesise, tool.
+
+    ``key`` is the utterance's pause number for ``transcribe``, the clause for ``synthesise``, the index for ``tool``,
+    else 0; ``turn`` is the utterance for ``transcribe``.
     """
 
     stage: str
@@ -168,6 +180,13 @@ class HangUpRequested:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadChanged:
+    """How busy the model plane is: 0 idle, 1 at its limit. Speculation stops near the limit."""
+
+    level: float
+
+
 Event = (
     CallStarted
     | SpeechStarted
@@ -182,6 +201,8 @@ Event = (
     | PassagesReady
     | ReplyReceived
     | SpeechSynthesised
+    | ToolFinished
     | JobFailed
     | HangUpRequested
+    | LoadChanged
 )

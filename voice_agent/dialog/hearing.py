@@ -6,18 +6,20 @@ from voice_agent.dialog.commands import (
     Transcribe,
 )
 from voice_agent.dialog.events import (
+    DtmfReceived,
+    LoadChanged,
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
     TranscriptReady,
 )
-from voice_agent.dialog.listening import endpoint_silence_ms
+from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge
+from voice_agent.dialog.planning import Planning
 from voice_agent.dialog.records import StageTimes
-from voice_agent.dialog.replying import Replying
 from voice_agent.dialog.state import State, Timer, Utterance
 
 
-class Hearing(Replying):
+class Hearing(Planning):
     """Listening, speculation and endpointing."""
 
     def _on_speech_started(self, event: SpeechStarted) -> None:
@@ -34,11 +36,50 @@ class Hearing(Replying):
         utterance = self._s.utterance
         if utterance is None or utterance.number != event.utterance:
             self._close_utterance()
+            self._learn_pause(event)
             self._s.utterance = Utterance(event.utterance, speaking=True)
             if not self._s.prefix:
                 self._s.times = StageTimes(speech_start_ms=event.onset_ms)
         else:
+            self._learn_pause(event)
             utterance.speaking, utterance.text = True, None
+
+    def _learn_pause(self, event: SpeechStarted | SpeechResumed) -> None:
+        """A pause inside a turn, or one behind a turn that was cut off, tells how this caller speaks."""
+        end = self._s.times.speech_end_ms
+        if end is not None and self._s.state in (State.PAUSED, State.THINKING) and event.onset_ms > end:
+            self._s.caller_pauses_ms = [*self._s.caller_pauses_ms, event.onset_ms - end][-PAUSES_KEPT:]
+            self._s.unbroken_turns = -1
+
+    def _set_endpoint(self) -> None:
+        """When the turn ends if the caller stays silent, by all that is known now."""
+        utterance = self._s.utterance
+        text = self._s.caller_text()
+        known = utterance is not None and utterance.text is not None
+        complete = utterance.complete if utterance is not None else None
+        judged = judge(text, self.director.finished(self._s.memory, text), complete) if known else None
+        pace = Pace(self._s.caller_pauses_ms, self._s.unbroken_turns)
+        end = self._s.times.speech_end_ms or self._s.now_ms
+        self._at(Timer.ENDPOINT, end + endpoint_silence_ms(judged, pace, self.policy))
+
+    def _may_speculate(self) -> bool:
+        """Preparing a reply that may be thrown away is for quiet times, and only so often a turn."""
+        policy = self.policy
+        if not policy.speculate or not self._s.caller_text():
+            return False
+        if self._s.speculations >= policy.max_speculations or self._s.load >= policy.speculate_below_load:
+            self._s.count("speculations_throttled")
+            return False
+        return True
+
+    def _speculate(self) -> None:
+        if self._may_speculate():
+            self._s.speculations += 1
+            self._s.count("speculations")
+            self._prepare()
+
+    def _on_load(self, event: LoadChanged) -> None:
+        self._s.load = event.level
 
     def _on_speech_resumed(self, event: SpeechResumed) -> None:
         """The caller goes on: what was prepared is dropped without a trace."""
@@ -52,7 +93,7 @@ class Hearing(Replying):
         """The caller pauses: ask for the words, and set the endpoint by what is known."""
         if self._pause(event):
             self._go(State.PAUSED)
-            self._at(Timer.ENDPOINT, event.speech_end_ms + endpoint_silence_ms(None, self.policy))
+            self._set_endpoint()
 
     def _pause(self, event: SpeechPaused) -> bool:
         utterance = self._s.utterance
@@ -87,18 +128,15 @@ class Hearing(Replying):
         """Words while the endpoint is still open: re-time it, and prepare the reply."""
         if not self._take_words(event):
             return
-        end = self._s.times.speech_end_ms or self._s.now_ms
-        self._at(Timer.ENDPOINT, end + endpoint_silence_ms(self._s.caller_text(), self.policy))
-        if self._s.caller_text() and self.policy.speculate:
-            self._s.speculations += 1
-            self._s.count("speculations")
-            self._prepare()
+        self._set_endpoint()
+        self._speculate()
 
     def _take_words(self, event: TranscriptReady) -> bool:
         utterance = self._s.utterance
         if utterance is None or not event.flushed or event.pause != utterance.pause or utterance.speaking:
             return False
         utterance.text, utterance.confidence = event.text.strip(), event.confidence
+        utterance.complete = event.complete
         self._s.times.transcript_ms = self._s.now_ms
         return True
 
@@ -123,6 +161,7 @@ class Hearing(Replying):
         self._close_utterance(keep_words=True)
         if text:
             self._s.reprompts = 0
+            self._s.unbroken_turns += 1
             if self._s.reply is None:
                 self._prepare()
             self._release()
@@ -148,8 +187,7 @@ class Hearing(Replying):
             self._go(State.HEARING)
         else:
             self._go(State.PAUSED)
-            end = self._s.times.speech_end_ms or self._s.now_ms
-            self._at(Timer.ENDPOINT, end + endpoint_silence_ms(utterance.text, self.policy))
+            self._set_endpoint()
             if utterance.text is None and ("transcribe", utterance.number, utterance.pause) not in self._s.jobs:
                 self._ask_words()
 
@@ -163,6 +201,41 @@ class Hearing(Replying):
         if self._s.state is State.LISTENING:
             if self._s.reprompts < self.policy.reprompts:
                 self._s.reprompts += 1
-                self._say(self.agent.reprompt, "reprompt")
+                self._say(self.director.reprompt(self._s.memory), "reprompt")
             else:
                 self._say(self.agent.silence_goodbye, "goodbye", end_reason="silence")
+
+    # --- keys ---
+
+    def _on_key(self, event: DtmfReceived) -> None:
+        """A key takes the turn at once; keys make an input when there are enough, at ``#``, or after a pause."""
+        reply = self._s.reply
+        if reply is not None and reply.released and not reply.interruptible:
+            return
+        self._drop_reply("interrupted")
+        self._close_utterance()
+        self._s.prefix.clear()
+        for timer in (Timer.SILENCE, Timer.ENDPOINT, Timer.CONFIRM):
+            self._s.timers.pop(timer, None)
+        self._go(State.LISTENING)
+        if event.digit != "#":
+            self._s.digits += event.digit
+        wanted = self.director.keys_wanted(self._s.memory)
+        if event.digit == "#" or (wanted and len(self._s.digits) >= wanted):
+            self._on_keys()
+        else:
+            self._at(Timer.KEYS, self._s.now_ms + self.policy.keys_pause_ms)
+
+    def _on_keys(self) -> None:
+        """The keys are an input: answer it."""
+        self._s.timers.pop(Timer.KEYS, None)
+        digits, self._s.digits = self._s.digits, ""
+        if self._s.state is not State.LISTENING or not digits:
+            if self._s.state is State.LISTENING:
+                self._listen()
+            return
+        self._s.times = StageTimes()
+        self._s.reprompts = 0
+        self._go(State.THINKING)
+        self._prepare(digits)
+        self._release()

@@ -14,7 +14,7 @@ from voice_agent.dialog.events import (
     TranscriptReady,
 )
 from voice_agent.dialog.hearing import Hearing
-from voice_agent.dialog.listening import endpoint_silence_ms, interrupts
+from voice_agent.dialog.listening import interrupts
 from voice_agent.dialog.state import State, Timer
 
 
@@ -68,11 +68,8 @@ class Interrupting(Hearing):
         utterance = self._s.utterance
         if utterance is not None and utterance.text is not None:
             self._go(State.PAUSED)
-            end = self._s.times.speech_end_ms or self._s.now_ms
-            self._at(Timer.ENDPOINT, end + endpoint_silence_ms(self._s.caller_text(), self.policy))
-            if self.policy.speculate:
-                self._s.speculations += 1
-                self._prepare()
+            self._set_endpoint()
+            self._speculate()
         else:
             self._floor_is_free()
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from voice_agent.dialog.policy import TurnPolicy
+
+SURE_DONE = 0.8
+SURE_NOT_DONE = 0.3
+PAUSES_TO_LEARN = 2
+PAUSES_KEPT = 12
+TURNS_TO_LEARN = 3
+PAUSE_MARGIN_MS = 120
 
 _WORD = re.compile(r"[a-z0-9']+")
 
@@ -52,15 +61,48 @@ def completeness(text: str) -> Completeness:
     return Completeness.COMPLETE if len(words) >= 3 else Completeness.OPEN
 
 
-def endpoint_silence_ms(text: str | None, policy: TurnPolicy) -> int:
-    """Silence after the last loud frame that ends the turn, for the words known so far (None: not known yet)."""
-    if text is None:
-        return policy.endpoint_ms
-    return {
-        Completeness.COMPLETE: policy.endpoint_short_ms,
-        Completeness.OPEN: policy.endpoint_ms,
-        Completeness.INCOMPLETE: policy.endpoint_long_ms,
-    }[completeness(text)]
+def judge(text: str, finished: bool | None, complete: float | None) -> Completeness:
+    """The best judgement there is: a filled slot beats the turn model, and a sure turn model beats the words alone.
+
+    Args:
+        text: the caller's words of this turn.
+        finished: whether what was asked for was answered; None: nothing was asked.
+        complete: the turn model's probability that the caller is done; None: there is no model.
+    """
+    if finished is not None:
+        return Completeness.COMPLETE if finished else Completeness.INCOMPLETE
+    by_words = completeness(text)
+    if complete is None or by_words is Completeness.INCOMPLETE:
+        return by_words
+    if complete >= SURE_DONE:
+        return Completeness.COMPLETE
+    return Completeness.INCOMPLETE if complete <= SURE_NOT_DONE else by_words
+
+
+def endpoint_silence_ms(judged: Completeness | None, pace: Pace, policy: TurnPolicy) -> int:
+    """Silence after the last loud frame that ends the turn (None: no words yet)."""
+    if judged is None:
+        return pace.fit(policy.endpoint_ms, policy)
+    if judged is Completeness.INCOMPLETE:
+        return policy.endpoint_long_ms
+    return pace.fit(policy.endpoint_short_ms if judged is Completeness.COMPLETE else policy.endpoint_ms, policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a caller's own pauses teach: ``pauses_ms`` inside turns, newest last; turns in a row without one."""
+
+    pauses_ms: Sequence[int] = ()
+    unbroken_turns: int = 0
+
+    def fit(self, silence_ms: int, policy: TurnPolicy) -> int:
+        """Longer for a caller who pauses inside sentences, shorter for one who never does."""
+        if len(self.pauses_ms) >= PAUSES_TO_LEARN:
+            usual = sorted(self.pauses_ms)[(len(self.pauses_ms) * 9 - 1) // 10]
+            return max(silence_ms, min(usual + PAUSE_MARGIN_MS, policy.endpoint_long_ms))
+        if self.unbroken_turns >= TURNS_TO_LEARN:
+            return max(policy.endpoint_min_ms, silence_ms * 17 // 20)
+        return silence_ms
 
 
 def is_backchannel(text: str) -> bool:

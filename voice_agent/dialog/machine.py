@@ -24,6 +24,7 @@ from voice_agent.dialog.events import (
     Event,
     HangUpRequested,
     JobFailed,
+    LoadChanged,
     PassagesReady,
     PlayoutHeld,
     PlayoutStarted,
@@ -32,11 +33,13 @@ from voice_agent.dialog.events import (
     SpeechResumed,
     SpeechStarted,
     SpeechSynthesised,
+    ToolFinished,
     TranscriptReady,
 )
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.dialog.state import State, Timer
 from voice_agent.dialog.taking_over import TakingOver
+from voice_agent.plan import Director, Outcome
 from voice_agent.ports import ReplyChunk
 
 
@@ -90,10 +93,12 @@ class DialogMachine(TakingOver):
         return snapshots.dump(self._s, self.call_id)
 
     @classmethod
-    def restore(cls, data: dict[str, Any], policy: TurnPolicy, agent: AgentPhrases) -> DialogMachine:
+    def restore(
+        cls, data: dict[str, Any], policy: TurnPolicy, agent: AgentPhrases, director: Director | None = None
+    ) -> DialogMachine:
         """The machine a snapshot was taken of; ``reopen`` or ``reconnect`` says how the call goes on."""
         state, call_id = snapshots.load(data)
-        machine = cls(policy, agent, call_id)
+        machine = cls(policy, agent, call_id, director)
         machine._s = state
         return machine
 
@@ -101,7 +106,7 @@ class DialogMachine(TakingOver):
         self._s.started_ms = self._s.now_ms
         self._s.caller_pii, self._s.called = event.caller_pii, event.called
         self._at(Timer.MAX_CALL, self._s.now_ms + self.policy.max_call_ms)
-        self._say(self.agent.greeting, "greeting")
+        self._begin(self.director.opening(), "greeting")
 
     def _on_carrier_stopped(self, event: CarrierStopped) -> None:
         reply = self._s.reply
@@ -126,7 +131,10 @@ class DialogMachine(TakingOver):
     def _on_job_failed(self, event: JobFailed) -> None:
         self._s.count(f"failed_{event.stage}")
         reply = self._s.reply
-        if event.stage != "transcribe" and reply is not None and not reply.released:
+        if event.stage == "tool" and reply is not None:
+            name = reply.running.name if reply.running is not None else ""
+            self._on_tool(ToolFinished(event.turn, event.key, Outcome(name, False, code=event.code)))
+        elif event.stage != "transcribe" and reply is not None and not reply.released:
             self._abandon_reply()  # only speculation: the turn's end starts it again
         elif event.stage == "transcribe":
             self._on_words_failed(event)
@@ -158,7 +166,9 @@ TRANSITIONS: dict[tuple[State, type[Event]], Handler] = {
     **{(s, CarrierStopped): _M._on_carrier_stopped for s in State if s is not State.ENDED},
     **{(s, HangUpRequested): _M._on_hang_up_requested for s in _AFTER_START if s is not State.ENDING},
     **{(s, JobFailed): _M._on_job_failed for s in _AFTER_START},
+    **{(s, LoadChanged): _M._on_load for s in _AFTER_START},
     # the caller
+    **{(s, DtmfReceived): _M._on_key for s in _AFTER_START if s is not State.ENDING},
     **{(s, SpeechStarted): _M._on_speech_started for s in (State.LISTENING, State.PAUSED, State.THINKING)},
     **{(s, SpeechResumed): _M._on_speech_resumed for s in (State.LISTENING, State.PAUSED, State.THINKING)},
     **{(s, e): _M._note_speech for s in (State.HEARING, State.ENDING) for e in (SpeechStarted, SpeechResumed)},
@@ -176,6 +186,7 @@ TRANSITIONS: dict[tuple[State, type[Event]], Handler] = {
     **{(s, PassagesReady): _M._on_passages for s in _REPLYING},
     **{(s, ReplyReceived): _M._on_reply_chunk for s in _REPLYING},
     **{(s, SpeechSynthesised): _M._on_audio for s in _REPLYING},
+    **{(s, ToolFinished): _M._on_tool for s in _REPLYING},
     **{(s, PlayoutStarted): _M._on_playout_started for s in _REPLYING},
     **{(s, ClausePlayed): _M._on_clause_played for s in _REPLYING},
     **{(s, PlayoutHeld): _M._on_held for s in _REPLYING},
@@ -186,14 +197,22 @@ IGNORED: frozenset[tuple[State, type[Event]]] = frozenset(
     {(State.ENDED, e) for e in Event.__args__}
     | {(State.NEW, e) for e in Event.__args__ if e not in (CallStarted, CarrierStopped)}
     | {(s, CallStarted) for s in State if s is not State.NEW}
-    | {(s, DtmfReceived) for s in State}
+    | {(State.ENDING, DtmfReceived)}
     | {(State.ENDING, HangUpRequested)}
     | {(s, SpeechPaused) for s in (State.LISTENING, State.PAUSED)}
     | {(s, TranscriptReady) for s in (State.LISTENING, State.SPEAKING, State.ENDING)}
     | {
         (s, e)
         for s in (State.LISTENING, State.HEARING)
-        for e in (PassagesReady, ReplyReceived, SpeechSynthesised, PlayoutStarted, ClausePlayed, PlayoutHeld)
+        for e in (
+            PassagesReady,
+            ReplyReceived,
+            SpeechSynthesised,
+            ToolFinished,
+            PlayoutStarted,
+            ClausePlayed,
+            PlayoutHeld,
+        )
     }
 )
 """Pairs that mean nothing, on purpose: late echoes of something already dropped, or events a state has no use for."""
@@ -203,4 +222,6 @@ DEADLINES: dict[Timer, Callable[[DialogMachine], None]] = {
     Timer.CONFIRM: _M._on_confirm,
     Timer.SILENCE: _M._on_silence,
     Timer.MAX_CALL: _M._on_max_call,
+    Timer.KEYS: _M._on_keys,
+    Timer.FILLER: _M._on_filler,
 }

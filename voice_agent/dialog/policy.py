@@ -19,6 +19,12 @@ class TurnPolicy:
     reprompts: int = 2
     max_call_ms: int = 1_800_000
     not_understood_after_ms: int = 600
+    endpoint_min_ms: int = 240
+    max_speculations: int = 3
+    speculate_below_load: float = 0.8
+    keys_pause_ms: int = 1500
+    filler_after_ms: int = 1200
+    max_tools: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +37,5 @@ class AgentPhrases:
     not_understood: str = "I am sorry, I did not get that. Could you say it again?"
     apology: str = "I am sorry, something went wrong on our side. Please say that again."
     goodbye: str = "Thank you for calling. Goodbye."
+    filler: str = "One moment, please."
     silence_goodbye: str = "I can't hear you, so I will hang up now. Goodbye."

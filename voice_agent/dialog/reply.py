@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from voice_agent.dialog.clauses import ClauseSplitter
 from voice_agent.dialog.heard import heard_prefix
 from voice_agent.dialog.records import StageTimes
-from voice_agent.ports import ReplyChunk, ToolCall
-
-END_CALL_TOOL = "end_call"
+from voice_agent.plan import Memory
+from voice_agent.ports import Message, Passage, ReplyChunk, ToolCall
 
 
 @dataclass(slots=True)
@@ -53,14 +52,21 @@ class Reply:
     clauses: list[Clause] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     failed_stages: list[str] = field(default_factory=list)
+    findings: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=Memory)
+    model_text: str = ""
+    messages: tuple[Message, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    waiting: list[ToolCall] = field(default_factory=list)
+    running: ToolCall | None = None
+    from_model: bool = False
+    tools_run: int = 0
+    stopped: bool = False
+    speculative: bool = False
     splitter: ClauseSplitter = field(default_factory=ClauseSplitter)
 
     def take(self, chunk: ReplyChunk, now_ms: int) -> None:
-        """Add a streamed chunk."""
-        if chunk.tool_call is not None:
-            self.tool_calls.append(chunk.tool_call)
-            if chunk.tool_call.name == END_CALL_TOOL:
-                self.end_reason = "goodbye"
+        """Add a streamed chunk. It may end the words, not the text: a tool may still have more to say."""
         if chunk.sources:
             self.sources = tuple(dict.fromkeys((*self.sources, *chunk.sources)))
         if chunk.text and self.times.first_token_ms is None:
@@ -68,10 +74,16 @@ class Reply:
         texts = self.splitter.feed(chunk.text)
         if chunk.finish_reason:
             texts += self.splitter.finish()
-            self.text_done = True
+        if self.stopped:
+            return
         if texts and self.times.first_clause_ms is None:
             self.times.first_clause_ms = now_ms
         self.clauses += [Clause(text) for text in texts]
+
+    def stop(self, index: int) -> None:
+        """Nothing more is said after clause ``index``."""
+        self.stopped = self.text_done = True
+        del self.clauses[index + 1 :]
 
     def next_to_synthesise(self) -> int | None:
         """Index of the clause to be synthesised now, or None (one at a time; before release only the first)."""

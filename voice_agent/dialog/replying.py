@@ -1,79 +1,57 @@
-"""The agent's side: a reply is prepared, released, played, recorded or dropped."""
+"""The agent's voice: a reply is released, synthesised, played, recorded or dropped."""
 
 from __future__ import annotations
-
-from copy import deepcopy
 
 from voice_agent.dialog.call import Call
 from voice_agent.dialog.commands import (
     CancelTurn,
     ClearPlayout,
-    Generate,
     RecordTurn,
     ReleaseTurn,
-    Retrieve,
     Synthesise,
 )
 from voice_agent.dialog.events import (
     ClausePlayed,
-    PassagesReady,
     PlayoutStarted,
-    ReplyReceived,
     SpeechSynthesised,
 )
-from voice_agent.dialog.records import StageTimes, TurnRecord
+from voice_agent.dialog.records import TurnRecord
 from voice_agent.dialog.reply import Reply
 from voice_agent.dialog.state import State, Timer
-from voice_agent.ports import ReplyChunk
 
 
 class Replying(Call):
-    """Making and playing replies."""
-
-    def _prepare(self) -> None:
-        """Start a reply to what the caller has said; nothing of it goes out before ``_release``."""
-        self._s.turn += 1
-        confidence = self._s.utterance.confidence if self._s.utterance else self._s.confidence
-        self._s.reply = Reply(
-            self._s.turn, "reply", deepcopy(self._s.times), self._s.caller_text(), confidence=confidence
-        )
-        self._start(("retrieve", self._s.turn, 0), Retrieve(self._s.turn, self._s.caller_text()))
+    """Playing replies."""
 
     def _release(self) -> None:
+        """Let the reply out, and take over what it means for the dialog's memory."""
         reply = self._s.reply
-        if reply is not None and not reply.released:
-            reply.released = True
-            reply.times.endpoint_ms, reply.times.released_ms = self._s.times.endpoint_ms, self._s.now_ms
-            self._commands.append(ReleaseTurn(reply.turn, reply.interruptible))
-            self._synthesise_next()
-            self._finish_if_played()
-
-    def _on_passages(self, event: PassagesReady) -> None:
-        reply = self._s.reply
-        if reply is not None:
-            reply.times.retrieved_ms = self._s.now_ms
-            messages = self._s.history.prompt(self.agent.system_prompt, reply.caller_text)
-            self._start(
-                ("generate", reply.turn, 0),
-                Generate(reply.turn, messages, event.passages, reply.confidence, speculative=not reply.released),
-            )
-
-    def _on_reply_chunk(self, event: ReplyReceived) -> None:
-        reply = self._s.reply
-        if reply is not None:
-            reply.take(event.chunk, self._s.now_ms)
-            self._synthesise_next()
-            if reply.text_done and not reply.clauses and not reply.end_reason:
-                self._fail("generate")
-            else:
-                self._finish_if_played()
+        if reply is None or reply.released:
+            return
+        reply.released = True
+        self._s.memory = reply.memory
+        reply.times.endpoint_ms, reply.times.released_ms = self._s.times.endpoint_ms, self._s.now_ms
+        if reply.speculative:
+            self._s.count("speculations_kept")
+        self._commands.append(ReleaseTurn(reply.turn, reply.interruptible))
+        self._at(Timer.FILLER, self._s.now_ms + self.policy.filler_after_ms)
+        self._synthesise_next()
 
     def _synthesise_next(self) -> None:
+        """Ask for the audio of the next clause, once the output policies have seen it."""
         reply = self._s.reply
-        index = reply.next_to_synthesise() if reply is not None else None
-        if reply is not None and index is not None:
-            reply.clauses[index].asked = True
-            self._start(("synthesise", reply.turn, index), Synthesise(reply.turn, index, reply.clauses[index].text))
+        while reply is not None and (index := reply.next_to_synthesise()) is not None:
+            clause = reply.clauses[index]
+            clause.asked = True
+            checked = self.director.check(clause.text)
+            reply.findings += checked.findings
+            clause.text = checked.text
+            if checked.stop:
+                reply.stop(index)
+            if clause.text:
+                self._start(("synthesise", reply.turn, index), Synthesise(reply.turn, index, clause.text))
+                return
+            clause.synthesised = clause.played = True
 
     def _on_audio(self, event: SpeechSynthesised) -> None:
         reply = self._s.reply
@@ -89,19 +67,6 @@ class Replying(Call):
             self._synthesise_next()
             self._finish_if_played()
 
-    def _say(self, text: str, kind: str, end_reason: str = "") -> None:
-        """Speak a fixed phrase as a turn of its own."""
-        self._s.turn += 1
-        times = deepcopy(self._s.times) if kind == "apology" else StageTimes()
-        reply = Reply(self._s.turn, kind, times, end_reason=end_reason, interruptible=not end_reason)
-        reply.caller_text = self._s.caller_text() if kind == "apology" else ""
-        reply.take(ReplyChunk(text, finish_reason="stop"), self._s.now_ms)
-        self._s.reply = reply
-        self._s.timers.pop(Timer.SILENCE, None)
-        self._s.timers.pop(Timer.ENDPOINT, None)
-        self._go(State.ENDING if end_reason else State.THINKING)
-        self._release()
-
     def _on_playout_started(self, event: PlayoutStarted) -> None:
         reply = self._playing(event.turn, event.clause)
         if reply is None:
@@ -109,7 +74,8 @@ class Replying(Call):
         reply.clauses[event.clause].started_at_ms = event.at_ms
         if reply.times.playout_started_ms is None:
             reply.times.playout_started_ms = event.at_ms
-            self._s.history.add("user", reply.caller_text)
+            self._s.history.add("user", reply.model_text or reply.caller_text)
+            self._s.timers.pop(Timer.FILLER, None)
             self._s.prefix.clear()
         if self._s.state is State.THINKING:
             self._go(State.SPEAKING)
@@ -133,6 +99,8 @@ class Replying(Call):
         if reply is None or not reply.released or not reply.played_out():
             return
         self._record("completed")
+        self._forget_jobs(reply.turn)
+        self._s.timers.pop(Timer.FILLER, None)
         self._s.reply = None
         if self._s.state is State.HELD:
             self._commands.append(ClearPlayout(reply.turn))  # nothing is left to resume: lift the hold
@@ -149,7 +117,8 @@ class Replying(Call):
                 self._commands.append(ClearPlayout(reply.turn))
             self._commands.append(CancelTurn(reply.turn))
             self._forget_jobs(reply.turn)
-            self._s.count("replies_dropped")
+            self._s.count("replies_dropped" if reply.released else "speculations_wasted")
+            self._s.timers.pop(Timer.FILLER, None)
             self._s.reply = None
 
     def _drop_reply(self, outcome: str) -> None:
@@ -159,6 +128,7 @@ class Replying(Call):
                 self._record(outcome)
             self._commands += [ClearPlayout(reply.turn), CancelTurn(reply.turn)]
             self._forget_jobs(reply.turn)
+            self._s.timers.pop(Timer.FILLER, None)
             self._s.reply = None
 
     def _record(self, outcome: str) -> None:
@@ -168,6 +138,7 @@ class Replying(Call):
         heard = reply.heard_text()
         self._s.history.add("assistant", heard)
         self._s.turns += 1
+        redact = self.director.redact
         self._commands.append(
             RecordTurn(
                 TurnRecord(
@@ -175,10 +146,10 @@ class Replying(Call):
                     turn=reply.turn,
                     kind=reply.kind,
                     times=reply.times,
-                    caller_text_pii=reply.caller_text,
+                    caller_text_pii=redact(reply.caller_text),
                     caller_confidence=reply.confidence,
-                    agent_text_pii=reply.text(),
-                    heard_text_pii=heard,
+                    agent_text_pii=redact(reply.text()),
+                    heard_text_pii=redact(heard),
                     sources=reply.sources,
                     outcome=outcome,
                     speculations=self._s.speculations,
@@ -188,21 +159,3 @@ class Replying(Call):
             )
         )
         self._s.speculations = 0
-
-    def _fail(self, stage: str) -> None:
-        """Tell the caller once; if even that cannot be spoken, end the call rather than leave a dead line."""
-        reply = self._s.reply
-        if reply is not None:
-            reply.failed_stages.append(stage)
-        if reply is not None and reply.kind != "reply" and stage == "synthesise":
-            self._drop_reply("cut")
-            self._end("failed")
-            return
-        held = self._s.state is State.HELD
-        self._drop_reply("cut")
-        if held:
-            self._floor_is_free()
-            return
-        self._say(self.agent.apology, "apology")
-        if self._s.reply is not None:
-            self._s.reply.failed_stages.append(stage)

@@ -8,6 +8,7 @@ from enum import Enum
 from voice_agent.dialog.history import History
 from voice_agent.dialog.records import StageTimes
 from voice_agent.dialog.reply import Reply
+from voice_agent.plan import Memory
 
 
 class State(Enum):
@@ -31,6 +32,8 @@ class Timer(Enum):
     CONFIRM = "confirm"
     SILENCE = "silence"
     MAX_CALL = "max_call"
+    KEYS = "keys"
+    FILLER = "filler"
 
 
 Job = tuple[str, int, int]
@@ -51,6 +54,7 @@ class Utterance:
     text: str | None = None
     partial: str = ""
     confidence: float = 0.0
+    complete: float | None = None
 
 
 @dataclass(slots=True)
@@ -68,6 +72,11 @@ class CallState:
     speculations: int = 0
     reprompts: int = 0
     history: History = field(default_factory=History)
+    memory: Memory = field(default_factory=Memory)
+    digits: str = ""
+    caller_pauses_ms: list[int] = field(default_factory=list)
+    unbroken_turns: int = 0
+    load: float = 0.0
     jobs: set[Job] = field(default_factory=set)
     timers: dict[Timer, int] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from voice_agent.dialog.clauses import ClauseSplitter
-from voice_agent.dialog.commands import ReleaseTurn, Retrieve, Synthesise, Transcribe
+from voice_agent.dialog.commands import ReleaseTurn, Retrieve, RunTool, Synthesise, Transcribe
 from voice_agent.dialog.interrupting import Interrupting
 from voice_agent.dialog.reply import Reply
 from voice_agent.dialog.state import State, Timer
@@ -31,6 +31,9 @@ class TakingOver(Interrupting):
         for index, clause in enumerate(reply.clauses):
             if ("synthesise", reply.turn, index) in self._s.jobs:
                 self._commands.append(Synthesise(reply.turn, index, clause.text))
+        if reply.running is not None:
+            index = reply.tools_run - 1
+            self._commands.append(RunTool(reply.turn, index, reply.running.name, reply.running.arguments))
         self._synthesise_next()
         self._finish_if_played()
 
@@ -40,7 +43,7 @@ class TakingOver(Interrupting):
         if generating and reply.clauses:
             self._s.jobs.discard(("generate", reply.turn, 0))
             reply.text_done = True
-        elif generating or ("retrieve", reply.turn, 0) in self._s.jobs:
+        elif reply.running is None and (generating or ("retrieve", reply.turn, 0) in self._s.jobs):
             self._forget_jobs(reply.turn)
             reply.splitter = ClauseSplitter()
             self._start(("retrieve", reply.turn, 0), Retrieve(reply.turn, reply.caller_text))
@@ -53,7 +56,7 @@ class TakingOver(Interrupting):
         if self._s.state is State.ENDED:
             return
         reply, self._s.utterance = self._s.reply, None
-        for timer in (Timer.ENDPOINT, Timer.CONFIRM, Timer.SILENCE):
+        for timer in (Timer.ENDPOINT, Timer.CONFIRM, Timer.SILENCE, Timer.KEYS, Timer.FILLER):
             self._s.timers.pop(timer, None)
         if reply is not None and reply.released:
             self._record("cut")
