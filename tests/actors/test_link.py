@@ -65,8 +65,8 @@ def test_wire_codes_are_stable() -> None:
     names = """
         Hello Attach CallEvent CallerAudio Detach Play Control Snapshot CallStarted SpeechStarted SpeechPaused
         SpeechResumed DtmfReceived PlayoutStarted ClausePlayed PlayoutHeld CarrierStopped TranscriptReady
-        PassagesReady ReplyReceived SpeechSynthesised ToolFinished JobFailed HangUpRequested LoadChanged Passage ReplyChunk
-        ToolCall Outcome
+        PassagesReady ReplyReceived SpeechSynthesised ToolFinished JobFailed HangUpRequested LoadChanged
+        Passage ReplyChunk ToolCall Outcome
     """
     assert [cls.__name__ for cls in WIRE_TYPES] == names.split()
 
