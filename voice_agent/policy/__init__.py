@@ -1,0 +1,1 @@
+"""Rules on what is heard, said and kept: private data, abuse, topics, escalation, disclosures."""
