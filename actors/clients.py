@@ -7,7 +7,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.outbox import JournalRecord
+from actors.call.outbox import JournalRecord
 from voice_agent.errors import StorageError
 
 JOURNAL: Final = "journal"

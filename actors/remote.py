@@ -13,9 +13,9 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.clients import DISPATCHER, GATEWAY_PREFIX, HOST_PREFIX, JOURNAL
-from actors.dispatcher import Dispatcher
-from actors.gateway import MediaGateway
-from actors.journal import Journal
+from actors.dispatch.dispatcher import Dispatcher
+from actors.gateway.gateway import MediaGateway
+from actors.journal.journal import Journal
 from configs.runtime import StackContext
 from voice_agent.errors import CapacityError, VoiceAgentError
 

@@ -254,7 +254,7 @@ def _local_url(host: str, port: int) -> str:
 
 
 def _local_media_url(host: str, port: int) -> str:
-    from actors.twilio_leg import MEDIA_PATH
+    from actors.gateway.twilio_leg import MEDIA_PATH
 
     return f"ws://{_reachable(host)}:{port}{MEDIA_PATH}"
 

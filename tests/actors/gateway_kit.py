@@ -15,10 +15,10 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from actors.codec import Message
-from actors.gateway import MediaGateway
-from actors.link import LinkConnection, LinkServer
-from actors.messages import Attach, CallerAudio, CallEvent, Detach
+from actors.gateway.gateway import MediaGateway
+from actors.link.codec import Message
+from actors.link.connection import LinkConnection, LinkServer
+from actors.link.messages import Attach, CallerAudio, CallEvent, Detach
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent.admission import HostAddress

@@ -6,9 +6,9 @@ import asyncio
 import inspect
 from collections import deque
 
-from actors.call_kit import CallKit, DialogMachines
-from actors.messages import Control, Play, Snapshot
-from actors.outbox import JournalOutbox
+from actors.call.kit import CallKit, DialogMachines
+from actors.call.outbox import JournalOutbox
+from actors.link.messages import Control, Play, Snapshot
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.errors import EngineFailedError
 from voice_agent.ports import (

@@ -9,10 +9,10 @@ import msgpack
 import pytest
 from local_plane import Gate, ListJournal, LocalPlane, until
 
-from actors.call import CallActor, CallEdges
-from actors.link import connect_link
-from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach, Play, Snapshot
-from actors.outbox import LogEntries
+from actors.call.actor import CallActor, CallEdges
+from actors.call.outbox import LogEntries
+from actors.link.connection import connect_link
+from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach, Play, Snapshot
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent.dialog.events import CarrierStopped, ClausePlayed, PlayoutStarted, SpeechPaused, SpeechStarted

@@ -9,9 +9,9 @@ import msgpack
 import pytest
 from local_plane import POLICY, FakeGateway, Gate, ListJournal, LocalPlane, kit_of, until
 
-from actors.call_shell import HANDED_OVER, CallShell
-from actors.messages import Attach
-from actors.outbox import CallBegan, LogEntries
+from actors.call.outbox import CallBegan, LogEntries
+from actors.call.shell import HANDED_OVER, CallShell
+from actors.link.messages import Attach
 from voice_agent.dialog.event_log import event_from
 from voice_agent.dialog.events import (
     ClausePlayed,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from local_plane import until
 
-from actors.dispatcher import Dispatcher
-from actors.pool import HostGoneError
+from actors.dispatch.dispatcher import Dispatcher
+from actors.dispatch.pool import HostGoneError
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent.admission import Admission, HostAddress, Refusal
@@ -325,7 +325,7 @@ async def test_dispatcher_and_host_may_die_together(made):
 
 
 async def test_a_host_that_does_not_start_is_tried_again(made, monkeypatch):
-    monkeypatch.setattr("actors.pool.RETRY_S", 0.01)
+    monkeypatch.setattr("actors.dispatch.pool.RETRY_S", 0.01)
     cluster = FakeCluster()
     cluster.refuse = 2
     await made(cluster)
@@ -333,7 +333,7 @@ async def test_a_host_that_does_not_start_is_tried_again(made, monkeypatch):
 
 
 async def test_status_is_reported_for_the_gauges(made, monkeypatch):
-    monkeypatch.setattr("actors.dispatcher.CHECK_S", 0.01)
+    monkeypatch.setattr("actors.dispatch.dispatcher.CHECK_S", 0.01)
     _, cluster = await made()
     await until(lambda: cluster.reports)
     assert cluster.reports[0]["hosts_wanted"] == 4

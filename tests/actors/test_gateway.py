@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gateway_kit import agent_audio, running, silence, until, voice
 
-from actors.messages import CallerAudio, CallEvent, Control, Play, Snapshot
+from actors.link.messages import CallerAudio, CallEvent, Control, Play, Snapshot
 from voice_agent.dialog.events import (
     CarrierStopped,
     ClausePlayed,

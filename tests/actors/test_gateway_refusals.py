@@ -23,9 +23,9 @@ from gateway_kit import (
 )
 from websockets.exceptions import InvalidStatus
 
-from actors.gateway import NonceMemory
-from actors.messages import Play
-from actors.twilio_leg import Bucket
+from actors.gateway.gateway import NonceMemory
+from actors.gateway.twilio_leg import Bucket
+from actors.link.messages import Play
 from voice_agent.dialog.events import ClausePlayed, SpeechPaused
 from voice_agent.errors import AuthError, CapacityError
 from voice_agent.twilio import messages
@@ -319,7 +319,7 @@ async def test_fragments_and_pings_are_understood(tmp_path: Path) -> None:
 
 
 async def test_no_room_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.gateway_call.CLAIM_S", 0.3)
+    monkeypatch.setattr("actors.gateway.gateway_call.CLAIM_S", 0.3)
     async with running(tmp_path) as bench:
         bench.dispatcher.failed.add(bench.host.host_id)
         caller = await bench.dial()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gateway_kit import agent_audio, running, silence
 
-from actors.messages import Play
+from actors.link.messages import Play
 from engines import registry
 from voice_agent.dialog.events import PlayoutHeld, PlayoutStarted, SpeechPaused, SpeechStarted
 from voice_agent.errors import EngineUnavailableError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gateway_kit import Bench, Caller, FakeHost, agent_audio, running, silence, until, voice
 
-from actors.messages import Attach, CallEvent, Control, Play, Snapshot
+from actors.link.messages import Attach, CallEvent, Control, Play, Snapshot
 from voice_agent.dialog.events import (
     CarrierStopped,
     ClausePlayed,
@@ -126,7 +126,7 @@ async def test_what_happened_while_there_was_no_actor_is_told_afterwards(tmp_pat
 async def test_old_news_is_not_told_again_once_a_snapshot_covers_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.gateway_call.CONFIRM_LAG_MS", 0)
+    monkeypatch.setattr("actors.gateway.gateway_call.CONFIRM_LAG_MS", 0)
     async with running(tmp_path, hosts=2) as bench:
         first, second = bench.dispatcher.hosts
         caller = await bench.call()
@@ -192,7 +192,7 @@ async def test_a_host_that_refuses_for_want_of_room_is_replaced(tmp_path: Path) 
 
 
 async def test_when_there_is_no_other_actor_the_leg_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.gateway_call.REPLACE_S", 0.5)
+    monkeypatch.setattr("actors.gateway.gateway_call.REPLACE_S", 0.5)
     async with running(tmp_path) as bench:
         caller = await bench.call()
         await bench.host.die()
@@ -215,7 +215,7 @@ async def test_a_spare_that_comes_late_is_still_taken(tmp_path: Path) -> None:
 async def test_hosts_that_cannot_be_reached_are_given_up_after_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.gateway_call.RETRY_S", 0.01)
+    monkeypatch.setattr("actors.gateway.gateway_call.RETRY_S", 0.01)
     async with running(tmp_path, hosts=6) as bench:
         for host in bench.dispatcher.hosts:
             await host.die()

@@ -12,8 +12,8 @@ import pytest
 from gateway_kit import GATEWAY, Bench, Caller, FakeDispatcher, make_context, silence, until, voice
 from local_plane import ListJournal, LocalPlane
 
-from actors.call import CallActor, CallEdges
-from actors.gateway import MediaGateway
+from actors.call.actor import CallActor, CallEdges
+from actors.gateway.gateway import MediaGateway
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.records import CallRecord, TurnRecord
 from voice_agent.twilio.messages import OutClear, OutMark

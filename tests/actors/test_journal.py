@@ -12,11 +12,11 @@ from local_plane import until
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.journal import CALLS_KEPT, TAIL, Journal
-from actors.outbox import CallBegan, LogEntries
-from actors.record_codec import from_plain, to_plain
-from actors.spans import CallSpans, SpanNames
-from actors.spool import Spool
+from actors.call.outbox import CallBegan, LogEntries
+from actors.journal.journal import CALLS_KEPT, TAIL, Journal
+from actors.journal.record_codec import from_plain, to_plain
+from actors.journal.spans import CallSpans, SpanNames
+from actors.journal.spool import Spool
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent import metrics
@@ -150,13 +150,13 @@ async def test_what_was_spooled_survives_a_restart(tmp_path):
     first.store.away = StorageError("gone")
     await first.journal.batch(a_call("CA1"))
     await until(lambda: first.store.attempts > 1)
-    import actors.journal
+    import actors.journal.journal
 
-    actors.journal.FLUSH_S, before = 0.05, actors.journal.FLUSH_S
+    actors.journal.journal.FLUSH_S, before = 0.05, actors.journal.journal.FLUSH_S
     try:
         assert not await first.journal.stop()
     finally:
-        actors.journal.FLUSH_S = before
+        actors.journal.journal.FLUSH_S = before
     second = Made(tmp_path)
     await second.journal.start()
     await until(lambda: len(second.store.records) == 3)

@@ -8,8 +8,8 @@ import msgpack
 import pytest
 from local_plane import POLICY, FakeGateway, Gate, ListJournal, LocalPlane, kit_of, until
 
-from actors.call_shell import CallShell
-from actors.messages import Attach
+from actors.call.shell import CallShell
+from actors.link.messages import Attach
 from voice_agent.dialog.events import ClausePlayed, PlayoutStarted, SpeechPaused, SpeechStarted
 from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.records import TurnRecord

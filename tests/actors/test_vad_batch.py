@@ -10,7 +10,7 @@ import numpy as np
 from gateway_kit import silence, until, voice
 from numpy.typing import NDArray
 
-from actors.vad_batch import LARGEST_BATCH, VadBatch
+from actors.gateway.vad_batch import LARGEST_BATCH, VadBatch
 from voice_agent.ports import Capabilities
 
 

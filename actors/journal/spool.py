@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from actors.record_codec import StoredRecord, from_plain, to_plain
+from actors.journal.record_codec import StoredRecord, from_plain, to_plain
 from voice_agent.errors import ProtocolError
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Messages on the media link between a MediaGateway and a CallActor. ``actors.link`` frames them as msgpack.
+"""Messages on the media link between a MediaGateway and a CallActor. ``actors.link.connection`` frames them as msgpack.
 
 One TCP connection per (gateway, call actor), opened by the gateway, carries all their calls. The first frame each way
 is ``Hello``. Every message after it names its call. ``epoch`` fences: the gateway raises it each time it attaches a

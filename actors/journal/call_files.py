@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from actors.record_codec import from_plain, to_plain
+from actors.journal.record_codec import from_plain, to_plain
 from voice_agent.dialog.records import TurnRecord
 from voice_agent.errors import ProtocolError
 

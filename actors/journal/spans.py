@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from actors.outbox import CallBegan
+from actors.call.outbox import CallBegan
 from configs.settings import Settings
 from voice_agent.dialog.records import CallRecord, StageTimes, TurnRecord
 from voice_agent.metrics import STAGES

@@ -16,13 +16,13 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from actors.dispatcher_port import DispatcherPort
-from actors.gateway_call import CallCounters, CallServices, GatewayCall
-from actors.host_links import HostLinks
-from actors.media_socket import MediaServer, SocketLimits
+from actors.gateway.dispatcher_port import DispatcherPort
+from actors.gateway.gateway_call import CallCounters, CallServices, GatewayCall
+from actors.gateway.host_links import HostLinks
+from actors.gateway.media_socket import MediaServer, SocketLimits
+from actors.gateway.twilio_leg import MEDIA_PATH, TwilioLeg
+from actors.gateway.vad_batch import VadBatch
 from actors.tasks import LoopLag, TaskKeeper
-from actors.twilio_leg import MEDIA_PATH, TwilioLeg
-from actors.vad_batch import VadBatch
 from configs.runtime import StackContext
 from engines import registry
 from voice_agent.errors import AuthError, CapacityError, ProtocolError
@@ -254,7 +254,7 @@ class MediaGateway:
 
 
 def _ray_dispatcher(namespace: str) -> DispatcherPort:
-    from actors.ray_dispatcher import RayDispatcher
+    from actors.gateway.ray_dispatcher import RayDispatcher
 
     return RayDispatcher(namespace)
 

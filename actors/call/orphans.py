@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import msgpack
 
-from actors.call_kit import MachineFactory
-from actors.outbox import JournalOutbox
+from actors.call.kit import MachineFactory
+from actors.call.outbox import JournalOutbox
 from voice_agent.dialog.commands import EndCall, RecordTurn
 from voice_agent.dialog.events import CarrierStopped
 from voice_agent.errors import ProtocolError

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from prometheus_client import start_http_server
 
-from actors.call_files import CallFiles
-from actors.instruments import Instruments
-from actors.outbox import CallBegan, JournalRecord, LogEntries
-from actors.record_writer import PostgresStore, RecordStore, RecordWriter
-from actors.spans import CallSpans
-from actors.spool import Spool
+from actors.call.outbox import CallBegan, JournalRecord, LogEntries
+from actors.journal.call_files import CallFiles
+from actors.journal.instruments import Instruments
+from actors.journal.record_writer import PostgresStore, RecordStore, RecordWriter
+from actors.journal.spans import CallSpans
+from actors.journal.spool import Spool
 from actors.tasks import TaskKeeper
 from configs.runtime import StackContext
 from voice_agent import metrics

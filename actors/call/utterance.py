@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from actors.jobs import answer_of
-from actors.plane import ModelPlane
+from actors.call.jobs import answer_of
+from actors.call.plane import ModelPlane
 from voice_agent.dialog.events import Event, JobFailed, TranscriptReady
 from voice_agent.errors import EngineFailedError, VoiceAgentError
 from voice_agent.ports import TranscribeRequest, TranscribeResponse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from actors.vad_batch import VadBatch
+from actors.gateway.vad_batch import VadBatch
 from configs.settings import MediaSettings
 from voice_agent.dialog.events import Event, SpeechPaused, SpeechResumed, SpeechStarted
 from voice_agent.speech import (
@@ -42,7 +42,7 @@ class EarOwner(Protocol):
 
 
 class CallerEar:
-    """Keeps the caller's audio, and turns the judgement of its windows into speech (``actors.vad_batch.VadSource``)."""
+    """Keeps the caller's audio, and turns the judgement of its windows into speech (a ``VadSource``)."""
 
     def __init__(self, owner: EarOwner, media: MediaSettings, vad: VadBatch) -> None:
         self.vad_state: Any = vad.initial_state()

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from actors.messages import ToGateway
-from actors.outbox import JournalOutbox
-from actors.plane import ModelPlane
+from actors.call.outbox import JournalOutbox
+from actors.call.plane import ModelPlane
+from actors.link.messages import ToGateway
 from configs.settings import Settings
 from voice_agent.dialog.commands import Command
 from voice_agent.dialog.events import Event

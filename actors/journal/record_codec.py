@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from actors.outbox import CallBegan
+from actors.call.outbox import CallBegan
 from voice_agent.dialog.records import CallRecord, StageTimes, TurnRecord
 from voice_agent.errors import ProtocolError
 

@@ -8,10 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from actors.call_kit import CallKit
-from actors.jobs import answer_of, items_of
-from actors.turn_audio import TurnAudio
-from actors.utterance import Utterance, UtteranceLink
+from actors.call.jobs import answer_of, items_of
+from actors.call.kit import CallKit
+from actors.call.turn_audio import TurnAudio
+from actors.call.utterance import Utterance, UtteranceLink
 from voice_agent.dialog.commands import Generate, Retrieve, Synthesise, Transcribe
 from voice_agent.dialog.events import Event, JobFailed, PassagesReady, ReplyReceived, SpeechSynthesised
 from voice_agent.errors import EngineFailedError, VoiceAgentError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.outbox import JournalOutbox, LogEntries
+from actors.call.outbox import JournalOutbox, LogEntries
 from voice_agent.dialog.commands import Command
 from voice_agent.dialog.event_log import command_entry, event_entry
 from voice_agent.dialog.events import Event

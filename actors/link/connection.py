@@ -1,6 +1,6 @@
 """The media link: one TCP connection between a gateway and a call actor, length-prefixed msgpack frames.
 
-A frame is a 4-byte big-endian length and a msgpack body (``actors.codec``). The first frame each way is ``Hello`` with
+A frame is a 4-byte big-endian length and a msgpack body (``codec``). The first frame each way is ``Hello`` with
 the cluster's link secret; the listening side answers only after it has checked the caller's. A frame of length 0 is a
 heartbeat.
 
@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
-from actors.codec import PROTOCOL_VERSION, Message, decode, encode
-from actors.messages import Hello
+from actors.link.codec import PROTOCOL_VERSION, Message, decode, encode
+from actors.link.messages import Hello
 from voice_agent.errors import AuthError, ProtocolError, VoiceAgentError
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from typing import Protocol
 
-from actors.codec import Message
-from actors.link import LinkConnection, LinkLimits, connect_link
-from actors.messages import Control, Play, Snapshot
+from actors.link.codec import Message
+from actors.link.connection import LinkConnection, LinkLimits, connect_link
+from actors.link.messages import Control, Play, Snapshot
 from actors.tasks import TaskKeeper
 from voice_agent.admission import HostAddress
 from voice_agent.errors import ProtocolError

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from actors.outbox import CallBegan
-from actors.record_codec import StoredRecord
-from actors.spool import Spool
+from actors.call.outbox import CallBegan
+from actors.journal.record_codec import StoredRecord
+from actors.journal.spool import Spool
 from storage.calls import CallRepository
 from storage.database import Database
 from voice_agent.dialog.records import TurnRecord

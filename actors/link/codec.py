@@ -1,4 +1,4 @@
-"""Messages as msgpack arrays ``[code, field, field, ...]``, generated from the dataclass fields of ``actors.messages``.
+"""Messages as msgpack arrays ``[code, field, field, ...]``, generated from the dataclass fields of ``messages``.
 
 Fields go by position, nested dataclasses (core events, passages, reply chunks) the same way, tuples as arrays. Codes
 are the position in ``WIRE_TYPES``: append only, and raise ``PROTOCOL_VERSION`` when a field changes. Decoding checks
@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgpack
 
-from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach, Hello, Play, Snapshot
+from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach, Hello, Play, Snapshot
 from voice_agent.dialog.events import Event
 from voice_agent.errors import ProtocolError
 from voice_agent.plan import Outcome

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import msgpack
 
-from actors.call_kit import CallKit, GatewayPort, Machine
-from actors.call_log import CallLog
-from actors.messages import Attach, Control, Play, Snapshot, ToGateway
-from actors.outbox import CallBegan
-from actors.turn_jobs import JobContext, TurnJobs, Utterances
+from actors.call.kit import CallKit, GatewayPort, Machine
+from actors.call.log import CallLog
+from actors.call.outbox import CallBegan
+from actors.call.turn_jobs import JobContext, TurnJobs, Utterances
+from actors.link.messages import Attach, Control, Play, Snapshot, ToGateway
 from voice_agent.dialog.commands import (
     CancelTurn,
     ClearPlayout,

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actors.caller_ear import CallerEar
-from actors.dispatcher_port import DispatcherPort
-from actors.host_links import HostLink, HostLinks
-from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach, Play, Snapshot
-from actors.twilio_leg import FAILED, TwilioLeg
-from actors.vad_batch import VadBatch
+from actors.gateway.caller_ear import CallerEar
+from actors.gateway.dispatcher_port import DispatcherPort
+from actors.gateway.host_links import HostLink, HostLinks
+from actors.gateway.twilio_leg import FAILED, TwilioLeg
+from actors.gateway.vad_batch import VadBatch
+from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach, Play, Snapshot
 from configs.settings import MediaSettings
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import (

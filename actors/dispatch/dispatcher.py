@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from actors.pool import Cluster, Host, HostClient, HostPool
-from actors.registry import CallRegistry, Entry
+from actors.dispatch.pool import Cluster, Host, HostClient, HostPool
+from actors.dispatch.registry import CallRegistry, Entry
 from actors.tasks import TaskKeeper
 from configs.runtime import StackContext
 from voice_agent.admission import Admission, HostAddress, Refusal
@@ -317,6 +317,6 @@ class Dispatcher:
 
 
 def _ray_cluster(context: StackContext) -> Cluster:
-    from actors.ray_cluster import RayCluster
+    from actors.dispatch.ray_cluster import RayCluster
 
     return RayCluster(context)

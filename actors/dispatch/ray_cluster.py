@@ -10,9 +10,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from actors.call import CallActor
+from actors.call.actor import CallActor
 from actors.clients import GATEWAY_PREFIX, HOST_PREFIX, RayJournal
-from actors.pool import HostClient, HostGoneError
+from actors.dispatch.pool import HostClient, HostGoneError
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.errors import CapacityError, StorageError, VoiceAgentError

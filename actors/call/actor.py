@@ -8,14 +8,14 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from actors.call_kit import CallKit, DialogMachines
-from actors.call_shell import HANDED_OVER, ORPHANED, CallShell
-from actors.codec import Message
-from actors.link import LinkConnection, LinkServer
-from actors.messages import Attach, CallerAudio, CallEvent, Control, Detach
-from actors.orphans import Orphans
-from actors.outbox import JournalOutbox, JournalPort
-from actors.plane import ModelPlane
+from actors.call.kit import CallKit, DialogMachines
+from actors.call.orphans import Orphans
+from actors.call.outbox import JournalOutbox, JournalPort
+from actors.call.plane import ModelPlane
+from actors.call.shell import HANDED_OVER, ORPHANED, CallShell
+from actors.link.codec import Message
+from actors.link.connection import LinkConnection, LinkServer
+from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach
 from actors.tasks import LoopLag, TaskKeeper
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
@@ -207,7 +207,7 @@ def _peer(shell: CallShell) -> str:
 
 def _cluster_edges(context: StackContext) -> CallEdges:
     """The edges of a process in a Ray cluster."""
+    from actors.call.serve_plane import ServePlane
     from actors.clients import RayJournal, node_address
-    from actors.serve_plane import ServePlane
 
     return CallEdges(ServePlane(), RayJournal(context.settings.ray.namespace), node_address())

@@ -15,7 +15,7 @@ from collections import Counter
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from actors.media_socket import MediaSocket
+from actors.gateway.media_socket import MediaSocket
 from configs.settings import TwilioSettings
 from voice_agent.errors import AuthError, ProtocolError, VoiceAgentError
 from voice_agent.twilio import messages
@@ -96,7 +96,7 @@ class Bucket:
 
 
 class TwilioLeg:
-    """Handler of one socket (``actors.media_socket.SocketHandler``)."""
+    """Handler of one socket (``actors.gateway.media_socket.SocketHandler``)."""
 
     def __init__(self, host: LegHost, settings: TwilioSettings) -> None:
         self.stream_sid = ""
