@@ -16,8 +16,9 @@ from serve_apps.build import build_apps
 from voice_agent.errors import VoiceAgentError
 
 _ACTORS_WITHIN_S = 120.0
-_APPS_WITHIN_S = 180.0
 _GOODBYE_WITHIN_S = 6.0
+
+_log = logging.getLogger(__name__)
 
 
 class DeployError(VoiceAgentError):
@@ -33,6 +34,7 @@ class Wiring:
         self._context = context
         self._steps = steps
         self._actors: remote.StackActors | None = None
+        self._apps: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Start actors and applications beside each other, and wait for both.
@@ -62,16 +64,27 @@ class Wiring:
             serve.RunTarget(app, name=name, route_prefix="/" if name == "ingress" else None)
             for name, app in apps.items()
         ]
+        self._apps = tuple(apps)
         try:
             serve.run_many(targets, wait_for_applications_running=True)
         except (RuntimeError, RayError, TimeoutError) as error:
             raise DeployError(f"the models did not come up: {_why(error)}") from error
 
     def stop(self) -> None:
-        """End calls, let records be written. Whatever does not answer in time is ended with Ray."""
+        """End calls, let records be written. Whatever does not answer in time is ended with a local Ray.
+
+        On a cluster that is not ours the applications are taken down as well.
+        """
         if self._actors is not None:
             self._actors.stop(_GOODBYE_WITHIN_S)
             self._actors = None
+        if self._context.settings.ray.address:
+            for name in self._apps:
+                try:
+                    serve.delete(name)
+                except (RayError, RuntimeError, TimeoutError) as error:
+                    _log.warning("application not deleted", extra={"app": name, "reason": type(error).__name__})
+        self._apps = ()
 
 
 def _why(error: BaseException) -> str:

@@ -22,8 +22,6 @@ from voice_agent.errors import ProtocolError
 from voice_agent.plan import Outcome
 from voice_agent.ports import Passage, ReplyChunk, ToolCall
 
-PROTOCOL_VERSION = 2
-
 Message = Hello | Attach | CallEvent | CallerAudio | Detach | Play | Control | Snapshot
 
 WIRE_TYPES: tuple[type, ...] = (

@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
-from actors.link.codec import PROTOCOL_VERSION, Message, decode, encode
-from actors.link.messages import Hello
+from actors.link.codec import Message, decode, encode
+from actors.link.messages import PROTOCOL_VERSION, Hello
 from voice_agent.errors import AuthError, ProtocolError, VoiceAgentError
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from voice_agent.dialog.events import Event
 
+PROTOCOL_VERSION = 2
+"""Raised when a message or a field changes; both ends must speak the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
@@ -19,7 +22,7 @@ class Hello:
 
     name: str
     token_secret: str
-    version: int = 1
+    version: int = PROTOCOL_VERSION
 
 
 # --- gateway to call actor ---

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.link.codec import PROTOCOL_VERSION, WIRE_TYPES, Message, decode, encode
+from actors.link.codec import WIRE_TYPES, Message, decode, encode
 from actors.link.connection import LinkConnection, LinkLimits, LinkServer, connect_link
-from actors.link.messages import CallerAudio, CallEvent, Control, Hello, Play, Snapshot
+from actors.link.messages import PROTOCOL_VERSION, CallerAudio, CallEvent, Control, Hello, Play, Snapshot
 from voice_agent.dialog.events import ReplyReceived, SpeechStarted
 from voice_agent.errors import AuthError, ProtocolError
 from voice_agent.ports import ReplyChunk, ToolCall
