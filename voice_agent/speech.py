@@ -27,7 +27,13 @@ class SpeechSettings:
         lookback_ms: how far before the first window of an onset its first loud frame may lie; a voice detector is
             sure of speech only some time after it began.
         floor_margin_db: a frame is loud when it is this much above the background.
-        quiet_db: a frame below this is never loud.
+        quiet_db: a frame below this is never loud, unless the caller speaks so softly that it is within
+            ``range_db`` of the loudest that was heard of them lately.
+        range_db: see ``quiet_db``.
+        quiet_threshold: speech probability that keeps speech going in a window without a loud frame. A voice
+            detector stays sure for 100-300 ms after the last sound; the level says sooner that it is over, and a
+            detector that is still very sure outweighs it (a consonant inside a word).
+        notice_db: while silent, a window that is not this much above the background is not worth a detector's time.
     """
 
     threshold: float = 0.5
@@ -39,6 +45,9 @@ class SpeechSettings:
     lookback_ms: int = 96
     floor_margin_db: float = 8.0
     quiet_db: float = -50.0
+    range_db: float = 20.0
+    quiet_threshold: float = 0.8
+    notice_db: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,9 @@ class SpeechPause:
     utterance: int
     end: int
 
+
+_PEAK_DECAY_DB = 0.3
+"""Per window of speech: who turns away from the telephone is followed within some seconds."""
 
 _Window = tuple[int, int, Sequence[float]]
 """First position, position behind the last, and frame levels of a window."""
@@ -78,6 +90,7 @@ class SpeechSegmenter:
         self._speaking = False
         self._last_loud = 0
         self._floor_db = -70.0
+        self._peak_db = -30.0
         self._numbered = 0
         self._open: int | None = None
         keep = settings.lookback_ms * SAMPLES_PER_MS // settings.window_samples
@@ -99,6 +112,10 @@ class SpeechSegmenter:
         """Number of the open utterance, None when there is none."""
         return self._open
 
+    def worth_judging(self, loudest_db: float) -> bool:
+        """Could a window be speech whose loudest frame has this level? A detector need not be asked otherwise."""
+        return self._speaking or loudest_db >= self._floor_db + self._settings.notice_db
+
     def accept(
         self, probability: float, frames_db: Sequence[float], *, playing: bool
     ) -> SpeechOnset | SpeechPause | None:
@@ -113,12 +130,29 @@ class SpeechSegmenter:
         self._position = end
         window = (start, end, frames_db)
         self._recent.append(window)
-        active = probability >= self._settings.threshold - (self._settings.hysteresis if self._speaking else 0.0)
+        active = self._active(probability, frames_db)
         if not active:
             self._listen_to_background(frames_db)
         if self._speaking:
             return self._while_speaking(active, window)
         return self._while_silent(active, playing)
+
+    def _active(self, probability: float, frames_db: Sequence[float]) -> bool:
+        settings = self._settings
+        if not self._speaking:
+            return probability >= settings.threshold
+        loudest = max(frames_db)
+        if loudest < self._loud_db():
+            return probability >= settings.quiet_threshold
+        active = probability >= settings.threshold - settings.hysteresis
+        if active:
+            self._peak_db = max(self._peak_db - _PEAK_DECAY_DB, loudest)
+        return active
+
+    def _loud_db(self) -> float:
+        """Level from which on a frame is loud."""
+        settings = self._settings
+        return max(self._floor_db + settings.floor_margin_db, min(settings.quiet_db, self._peak_db - settings.range_db))
 
     def close(self, utterance: int) -> bool:
         """End the open utterance if it is this one; speech that goes on becomes a new utterance."""
@@ -176,7 +210,7 @@ class SpeechSegmenter:
     def _loud_frames(self, window: _Window) -> list[tuple[int, int]]:
         """(start, end) of each frame of a window that stands out of the background."""
         start, end, frames_db = window
-        limit = max(self._settings.quiet_db, self._floor_db + self._settings.floor_margin_db)
+        limit = self._loud_db()
         step = (end - start) // len(frames_db)
         return [(start + i * step, start + (i + 1) * step) for i, level in enumerate(frames_db) if level >= limit]
 

@@ -112,6 +112,10 @@ class CallerEar:
         """A whole window is there."""
         return self._store.end - self._judged_to >= self._window
 
+    def worth_judging(self, loudest_db: float) -> bool:
+        """Whether a window whose loudest frame has this level may be speech."""
+        return self._segmenter.worth_judging(loudest_db)
+
     def next_window(self) -> bytes:
         """The next window."""
         window = self._store.window(self._judged_to, self._window)

@@ -26,8 +26,8 @@ WAIT_PER_CALL_S: Final = 0.0005
 LONGEST_WAIT_S: Final = 0.016
 LARGEST_BATCH: Final = 128
 NOTHING_DB: Final = -62.0
-"""A window without a frame this loud is no speech, whatever a model says; while the caller is silent it is not asked.
-On read speech with background noise this moved no onset by more than two windows (at -55 dB it lost some)."""
+"""A window without a frame this loud is no speech, whatever a model says; while the caller is silent it is not asked,
+and neither is it about one that does not stand out of the caller's background (``VadSource.worth_judging``)."""
 _SILENT_POWER: Final = 1e-12
 
 
@@ -39,6 +39,9 @@ class VadSource(Protocol):
     @property
     def speaking(self) -> bool:
         """The caller speaks."""
+
+    def worth_judging(self, loudest_db: float) -> bool:
+        """Whether a window whose loudest frame has this level may be speech."""
 
     def has_window(self) -> bool:
         """A whole window is there."""
@@ -139,7 +142,7 @@ class VadBatch:
         audio = mulaw_to_float(b"".join(windows)).reshape(count, self.window_samples)
         power = np.square(audio).reshape(count, FRAMES_PER_WINDOW, -1).mean(axis=2)
         levels = (10.0 * np.log10(np.maximum(power, _SILENT_POWER))).tolist()
-        asked = [n for n, source in enumerate(sources) if source.speaking or max(levels[n]) >= NOTHING_DB]
+        asked = [n for n, source in enumerate(sources) if _worth_asking(source, max(levels[n]))]
         probabilities = [0.0] * count
         if asked:
             self._ask(asked, sources, audio if len(asked) == count else audio[asked], probabilities)
@@ -166,3 +169,7 @@ class VadBatch:
             probabilities[n] = probability
             sources[n].vad_state = state
         self.statistics.inference_s += time.perf_counter() - began_s
+
+
+def _worth_asking(source: VadSource, loudest_db: float) -> bool:
+    return source.speaking or (loudest_db >= NOTHING_DB and source.worth_judging(loudest_db))

@@ -39,9 +39,13 @@ class Source:
     def __init__(self, batch: VadBatch, audio: bytes, *, speaking: bool = False) -> None:
         self.vad_state = batch.initial_state()
         self.speaking = speaking
+        self.notices = True
         self.audio = audio
         self.at = 0
         self.judgements: list[tuple[float, list[float]]] = []
+
+    def worth_judging(self, loudest_db: float) -> bool:
+        return self.notices
 
     def has_window(self) -> bool:
         return len(self.audio) - self.at >= 256
@@ -134,3 +138,14 @@ async def test_levels_are_those_of_the_frames() -> None:
     levels = source.judgements[0][1]
     assert max(levels[:3]) < -100
     assert -20 < levels[3] < -10
+
+
+async def test_what_does_not_stand_out_of_a_callers_background_is_not_judged() -> None:
+    engine = CountingVad()
+    batch = VadBatch(engine)
+    noisy = Source(batch, bytes(2560))
+    noisy.notices = False
+    batch.submit(noisy)
+    await until(lambda: len(noisy.judgements) == 10)
+    assert noisy.vad_state == 0
+    assert batch.statistics.silent_windows == 10

@@ -57,6 +57,43 @@ def test_one_window_of_noise_is_no_onset_and_hysteresis_keeps_speech_up() -> Non
     assert feed(make(), "##-------") == [SpeechOnset(1, 0, resumed=False)]
 
 
+def silence_told_after(probability: float, **changes: float) -> int | None:
+    """Windows of silence, judged like this, until the pause is told; None: it never is."""
+    segmenter = make(**changes)
+    feed(segmenter, "....####")
+    for count in range(1, 20):
+        if segmenter.accept(probability, QUIET, playing=False) is not None:
+            return count
+    return None
+
+
+def test_the_level_ends_speech_before_a_detector_that_lags_but_not_against_one_that_is_sure() -> None:
+    assert silence_told_after(0.7) == silence_told_after(0.0) == 4
+    assert silence_told_after(0.95) is None
+    assert silence_told_after(0.7, pause_ms=64) == 2
+
+
+def test_a_soft_voice_is_judged_by_its_own_level() -> None:
+    segmenter = make()
+    soft, pause_ms = [-54.0] * 4, 100
+    for _ in range(200):
+        segmenter.accept(0.0, [-75.0] * 4, playing=False)
+    for _ in range(300):
+        assert not isinstance(segmenter.accept(0.9, [-45.0] * 4, playing=False), SpeechPause)
+    for _ in range(2 * pause_ms // 32):
+        assert segmenter.accept(0.5, soft, playing=False) is None
+
+
+def test_only_what_stands_out_of_the_background_is_worth_judging() -> None:
+    segmenter = make()
+    for _ in range(300):
+        segmenter.accept(0.0, [-60.0] * 4, playing=False)
+    assert not segmenter.worth_judging(-59.0)
+    assert segmenter.worth_judging(-50.0)
+    feed(segmenter, "##")
+    assert segmenter.worth_judging(-59.0)
+
+
 def test_more_windows_may_be_asked_while_the_agent_speaks() -> None:
     segmenter = make(onset_windows_playing=4)
     assert feed(segmenter, "###", playing=True) == []

@@ -7,7 +7,7 @@ snapshot simply lacks it.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -36,18 +36,37 @@ def load(data: Mapping[str, Any]) -> tuple[CallState, str]:
     return _decode(CallState, data["state"]), str(data["call_id"])
 
 
+Encoder = Callable[[Any], Any]
+
+
 def _encode(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(_encode(key)): _encode(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(_encode(item) for item in value)
-    if isinstance(value, list | tuple):
-        return [_encode(item) for item in value]
-    return value
+    """JSON-able form of any value of the state. The way to encode a type is found once: this runs on every transition."""
+    kind = type(value)
+    if kind in _AS_IT_IS:
+        return value
+    encoder = _ENCODERS.get(kind)
+    if encoder is None:
+        encoder = _ENCODERS[kind] = _encoder(kind)
+    return encoder(value)
+
+
+_AS_IT_IS = frozenset({str, int, float, bool, type(None)})
+_ENCODERS: dict[type, Encoder] = {}
+
+
+def _encoder(kind: type) -> Encoder:
+    if is_dataclass(kind):
+        names = tuple(field.name for field in fields(kind))
+        return lambda value: {name: _encode(getattr(value, name)) for name in names}
+    if issubclass(kind, Enum):
+        return lambda value: value.value
+    if issubclass(kind, Mapping):
+        return lambda value: {str(_encode(key)): _encode(item) for key, item in value.items()}
+    if issubclass(kind, set | frozenset):
+        return lambda value: sorted(_encode(item) for item in value)
+    if issubclass(kind, list | tuple):
+        return lambda value: [_encode(item) for item in value]
+    return lambda value: value
 
 
 @cache
