@@ -81,11 +81,17 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
         "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "60",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # An idle stack should cost little: the defaults wake the controller, and every process that has a handle,
+        # ten times a second. A dead replica is found by its callers, not by these loops.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
         # The default, 15, starves calls as soon as anything else runs on the node.
         "RAY_worker_niceness": "0",
         "RAY_worker_maximum_startup_concurrency": workers,
         "RAY_num_workers_soft_limit": workers,
-        "RAY_metrics_report_interval_ms": "5000",
+        "RAY_metrics_report_interval_ms": "10000",
+        # Nobody reads the history of tasks, and every request would write to it.
+        "RAY_task_events_report_interval_ms": "0",
         "RAY_health_check_initial_delay_ms": "5000",
         "RAY_health_check_period_ms": "2000",
         "RAY_health_check_timeout_ms": "5000",

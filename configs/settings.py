@@ -80,6 +80,12 @@ class TurnSettings(Section):
     endpoint_ms: int = Field(450, ge=100, description="Silence that ends the caller's turn.")
     endpoint_short_ms: int = Field(300, ge=100, description="The same when the words look complete.")
     endpoint_long_ms: int = Field(1200, ge=100, description="The same when they do not, or there are no words yet.")
+    first_clause_words: int = Field(
+        0,
+        ge=0,
+        description="The first clause may end in front of a conjunction or preposition after this many words, so that"
+        " the voice starts early; 0: only at a comma or a sentence's end, which sounds better.",
+    )
     barge_in_confirm_ms: int = Field(
         700, ge=100, description="Caller speech this long interrupts even before words are known."
     )

@@ -15,7 +15,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from voice_agent.audio.g711 import mulaw_encode
+from voice_agent.audio.g711 import mulaw_decode, mulaw_encode
+from voice_agent.audio.levels import loud_frames
 from voice_agent.errors import ConfigError
 from voice_agent.ports import (
     Capabilities,
@@ -31,6 +32,8 @@ from voice_agent.ports import (
 VERSION = "1"
 _BYTES_PER_MS = 8
 _LEAST_MS = 150
+_FRAME_SAMPLES = 80
+_LOUD_DBFS = -50.0
 _QUESTIONS = (
     "when are you open",
     "how much is delivery",
@@ -72,8 +75,10 @@ class _JitterStream:
 
 
 class SimulatedSpeechToText:
-    """Text from a list, cycled by the utterance's number; the final text takes ``final_ms`` after the flush.
+    """Text from a list, cycled by the utterance's number; the final text is there ``final_ms`` after the caller's end.
 
+    It stands for a streaming recogniser, which works while the pause is being detected: silence at the end of the
+    audio counts towards ``final_ms``, since the audio came in real time.
     Without a flush as many words are known as audio has come in for, at ``word_ms`` a word. Less than 150 ms
     of audio is no speech and has no text.
     """
@@ -123,10 +128,16 @@ class SimulatedSession:
         self._delays = engine.jitter.stream("stt", call_id, utterance)
         self._words = engine.texts[(utterance - 1) % len(engine.texts)].split()
         self._samples = 0
+        self._quiet_samples = 0
 
     def accept(self, audio: bytes) -> None:
-        """Count the audio."""
+        """Count the audio, and the silence at its end."""
         self._samples += len(audio)
+        loud = np.flatnonzero(loud_frames(mulaw_decode(audio), _FRAME_SAMPLES, _LOUD_DBFS))
+        if len(loud):
+            self._quiet_samples = len(audio) - (int(loud[-1]) + 1) * _FRAME_SAMPLES
+        else:
+            self._quiet_samples += len(audio)
 
     def result(self, *, flush: bool) -> TranscribeResponse:
         """The words so far; with ``flush`` all of them, after the delay of the profile."""
@@ -134,7 +145,8 @@ class SimulatedSession:
         engine = self._engine
         heard_ms = self._samples // _BYTES_PER_MS
         if flush:
-            time.sleep(self._delays.seconds(engine.final_ms))
+            quiet_s = max(0, self._quiet_samples) / (1000 * _BYTES_PER_MS)
+            time.sleep(max(0.0, self._delays.seconds(engine.final_ms) - quiet_s))
         if heard_ms < _LEAST_MS:
             return TranscribeResponse(flushed=flush, engine_ms=_since_ms(started))
         count = len(self._words) if flush else min(len(self._words), heard_ms // engine.word_ms)

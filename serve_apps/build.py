@@ -42,7 +42,9 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
     return {
         "retriever": _deploy(Retriever, settings.retriever).bind(context),
         "stt": _deploy(SpeechToText, settings.stt, sticky=True).bind(settings.stt.engine, stt_options(context)),
-        "llm": _deploy(LanguageModel, settings.llm).bind(settings.llm.engine, llm_options(settings)),
+        "llm": _deploy(LanguageModel, settings.llm).bind(
+            settings.llm.engine, llm_options(settings), first_clause_words=settings.turn.first_clause_words
+        ),
         "tts": _deploy(TextToSpeech, settings.tts).bind(
             settings.tts.engine, settings.tts.options, voice=settings.tts.voice
         ),

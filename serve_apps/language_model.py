@@ -7,15 +7,17 @@ from contextlib import aclosing
 from typing import Any
 
 from engines import registry
+from serve_apps.gather import gathered_text
 from serve_apps.replica import guarded
 from voice_agent.ports import Capabilities, LanguageModelEngine, ReplyChunk, ReplyRequest
 
 
 class LanguageModel:
-    """The deployment."""
+    """The deployment. ``first_clause_words``: where the calls cut the first clause; until then nothing is gathered."""
 
-    def __init__(self, engine: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, engine: str, options: Mapping[str, Any] | None = None, *, first_clause_words: int = 0) -> None:
         self._engine: LanguageModelEngine = registry.load("llm", engine, options)
+        self._first_clause_words = first_clause_words
 
     async def capabilities(self) -> Capabilities:
         """What the engine can do."""
@@ -27,6 +29,7 @@ class LanguageModel:
         Raises:
             EngineFailedError: the engine failed.
         """
-        async with aclosing(guarded(self._engine.reply(request), "llm", request.call_id)) as stream:
+        chunks = guarded(self._engine.reply(request), "llm", request.call_id)
+        async with aclosing(gathered_text(chunks, self._first_clause_words)) as stream:
             async for chunk in stream:
                 yield chunk

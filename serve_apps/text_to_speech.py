@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from engines import registry
+from serve_apps.gather import gathered_speech
 from serve_apps.replica import guarded
 from voice_agent.ports import Capabilities, SpeakRequest, SpeechChunk, TextToSpeechEngine
 
@@ -57,7 +58,8 @@ class TextToSpeech:
             return
         said: list[SpeechChunk] = []
         spoken = replace(request, voice=key[0])
-        async with aclosing(guarded(self._engine.speak(spoken), "tts", request.call_id)) as stream:
+        chunks = guarded(self._engine.speak(spoken), "tts", request.call_id)
+        async with aclosing(gathered_speech(chunks)) as stream:
             async for chunk in stream:
                 said.append(chunk)
                 if chunk.last:

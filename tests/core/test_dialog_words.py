@@ -31,8 +31,8 @@ SENTENCES = st.lists(
 )
 
 
-def clauses_of(text: str, size: int) -> list[str]:
-    splitter = ClauseSplitter()
+def clauses_of(text: str, size: int, **changes: int) -> list[str]:
+    splitter = ClauseSplitter(**changes)
     out = []
     for start in range(0, len(text), size):
         out += splitter.feed(text[start : start + size])
@@ -43,6 +43,24 @@ def clauses_of(text: str, size: int) -> list[str]:
 def test_clauses_are_the_text_however_it_streams(sentences: list[str], size: int) -> None:
     text = " ".join(sentences)
     assert " ".join(clauses_of(text, size)) == text
+
+
+@given(SENTENCES, st.integers(1, 40))
+def test_early_clauses_are_the_text_too(sentences: list[str], size: int) -> None:
+    text = " ".join(sentences)
+    assert " ".join(clauses_of(text, size, first_min_words=2)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You can bring it back within two weeks.", ["You can bring it back", "within two weeks."]),
+        ("Bring it to the shop today.", ["Bring it to the shop today."]),
+        ("We open at nine on Monday.", ["We open at nine", "on Monday."]),
+    ],
+)
+def test_the_first_clause_may_end_where_one_breathes(text: str, expected: list[str]) -> None:
+    assert clauses_of(text, 1, first_min_words=4) == expected
 
 
 @given(st.text(max_size=300), st.integers(1, 50))

@@ -89,6 +89,13 @@ def test_final_text_takes_its_time() -> None:
     assert result.text == "one two"
 
 
+def test_silence_at_the_end_of_the_audio_counts_towards_the_final_text() -> None:
+    session = SimulatedSpeechToText(texts=["one two"], final_ms=60_000).open(call_id="call", utterance=1)
+    session.accept(bytes(8000))
+    session.accept(b"\xff" * 8 * 60_000)
+    assert session.result(flush=True).text == "one two"
+
+
 def test_text_goes_by_the_number_of_the_utterance() -> None:
     engine = SimulatedSpeechToText(texts=["one", "two"], final_ms=0)
     heard = []

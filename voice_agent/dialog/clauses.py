@@ -10,6 +10,12 @@ _CLAUSE_END = re.compile(r"[,;:](?=\s)|\s[-–—](?=\s)")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|st|no|vs|etc|e\.g|i\.e|approx|inc|ltd|co|jr|sr|a\.m|p\.m)|\b[A-Za-z])\.$", re.IGNORECASE
 )
+_TURNING = re.compile(
+    r"\s(?=(?:and|or|but|so|because|since|although|while|if|when|where|which|who|that|as|than|then|until|unless|after"
+    r"|before|for|from|to|with|within|without|in|into|on|at|by|of|about|over|under|between|through|during)\s)",
+    re.IGNORECASE,
+)
+"""In front of a conjunction or preposition a speaker may take a breath."""
 _SPEAKABLE = re.compile(r"\w")
 
 
@@ -17,13 +23,15 @@ _SPEAKABLE = re.compile(r"\w")
 class ClauseSplitter:
     """Feed text as it streams; get clauses.
 
-    The first clause may end at a comma once it has ``first_min_chars``, so that the voice starts early; later ones end
+    The first clause may end at a comma once it has ``first_min_chars``, so that the voice starts early, and in front of
+    a conjunction or preposition once it has ``first_min_words`` (0: never, for the sake of melody); later ones end
     at sentences, or at a comma beyond ``max_chars``. Joined with single spaces the clauses are the text, white space
     normalised. An end is only an end when white space follows, so numbers ("3.50") and streamed halves stay whole.
     """
 
     first_min_chars: int = 24
     max_chars: int = 180
+    first_min_words: int = 0
     buffer: str = ""
     first: bool = True
 
@@ -61,7 +69,7 @@ class ClauseSplitter:
             for match in _CLAUSE_END.finditer(self.buffer, 0, limit):
                 if match.end() >= self.first_min_chars and limit - match.end() >= self.first_min_chars // 2:
                     return match.end()
-            return None
+            return self._breath(limit)
         if limit <= self.max_chars:
             return None
         commas = [m.end() for m in _CLAUSE_END.finditer(self.buffer, 0, self.max_chars)]
@@ -69,3 +77,13 @@ class ClauseSplitter:
             return commas[-1]
         space = self.buffer.rfind(" ", 1, self.max_chars)
         return space if space > 0 else None
+
+    def _breath(self, limit: int) -> int | None:
+        """Where the first clause may end inside a phrase, or None. One word alone is not left over."""
+        if not self.first_min_words:
+            return None
+        for match in _TURNING.finditer(self.buffer, 0, limit):
+            rest = self.buffer[match.end() : limit].split()
+            if len(self.buffer[: match.start()].split()) >= self.first_min_words and len(rest) >= 2:
+                return match.start()
+        return None

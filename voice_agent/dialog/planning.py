@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 
+from voice_agent.dialog.clauses import ClauseSplitter
 from voice_agent.dialog.commands import Generate, Retrieve, RunTool
 from voice_agent.dialog.events import PassagesReady, ReplyReceived, ToolFinished
 from voice_agent.dialog.records import StageTimes
@@ -24,9 +25,13 @@ class Planning(Replying):
         confidence = self._s.utterance.confidence if self._s.utterance else self._s.confidence
         text = "" if digits else self._s.caller_text()
         reply = Reply(self._s.turn, "reply", deepcopy(self._s.times), text or " ".join(digits), confidence=confidence)
+        reply.splitter = self._splitter()
         reply.speculative = self._s.state is State.PAUSED
         self._s.reply = reply
         self._follow(reply, self.director.answer(self._s.memory, CallerInput(text, confidence, digits)))
+
+    def _splitter(self) -> ClauseSplitter:
+        return ClauseSplitter(first_min_words=self.policy.first_clause_words)
 
     def _follow(self, reply: Reply, plan: Plan) -> None:
         """Begin what a plan asks for, as (more of) this reply."""
@@ -150,7 +155,7 @@ class Planning(Replying):
         """A turn the agent takes by itself: released as it is made."""
         self._s.turn += 1
         times = deepcopy(self._s.times) if kind == "apology" else StageTimes()
-        self._s.reply = Reply(self._s.turn, kind, times)
+        self._s.reply = Reply(self._s.turn, kind, times, splitter=self._splitter())
         self._s.reply.caller_text = self._s.caller_text() if kind == "apology" else ""
         self._s.timers.pop(Timer.SILENCE, None)
         self._s.timers.pop(Timer.ENDPOINT, None)

@@ -25,6 +25,7 @@ class TurnPolicy:
     keys_pause_ms: int = 1500
     filler_after_ms: int = 1200
     max_tools: int = 4
+    first_clause_words: int = 0
 
 
 @dataclass(frozen=True, slots=True)

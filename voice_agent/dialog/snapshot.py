@@ -40,7 +40,7 @@ Encoder = Callable[[Any], Any]
 
 
 def _encode(value: Any) -> Any:
-    """JSON-able form of any value of the state. The way to encode a type is found once: this runs on every transition."""
+    """JSON-able form of any value of the state. How to encode a type is found once: this runs on every transition."""
     kind = type(value)
     if kind in _AS_IT_IS:
         return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from voice_agent.dialog.clauses import ClauseSplitter
 from voice_agent.dialog.commands import ReleaseTurn, Retrieve, RunTool, Synthesise, Transcribe
 from voice_agent.dialog.interrupting import Interrupting
 from voice_agent.dialog.reply import Reply
@@ -45,7 +44,7 @@ class TakingOver(Interrupting):
             reply.text_done = True
         elif reply.running is None and (generating or ("retrieve", reply.turn, 0) in self._s.jobs):
             self._forget_jobs(reply.turn)
-            reply.splitter = ClauseSplitter()
+            reply.splitter = self._splitter()
             self._start(("retrieve", reply.turn, 0), Retrieve(reply.turn, reply.caller_text))
 
     def reconnect(self) -> None:
