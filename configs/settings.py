@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -202,6 +202,33 @@ class CallSettings(Section):
     )
 
 
+class ToolSettings(Section):
+    """Tools of the agent, and who a caller may be connected to; see docs/tools.md."""
+
+    files: list[Path] = Field(
+        default_factory=lambda: [Path("configs/tools/default.yaml")],
+        description="Files that declare tools; a later one replaces tools of an earlier one by name.",
+    )
+    inline: dict[str, Any] = Field(
+        default_factory=dict, description="Tools by name, written as in a file below `tools`."
+    )
+    transfer_targets: dict[str, str] = Field(
+        default_factory=dict,
+        description="Who a caller may be connected to, by name: a number (+15550100), sip:user@host or queue:name.",
+    )
+    replicas: int = Field(1, ge=1, description="Replicas that run tools.")
+    max_ongoing_requests: int = Field(100, ge=1, description="Tools running at once per replica.")
+    num_cpus: float = Field(0.05, ge=0, description="Ray CPUs reserved per replica.")
+
+    @field_validator("transfer_targets", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """YAML reads ``+15550100`` without quotes as a number and drops the plus."""
+        if not isinstance(value, dict):
+            return value
+        return {name: f"+{to}" if type(to) is int else to for name, to in value.items()}
+
+
 class RaySettings(Section):
     """The Ray cluster."""
 
@@ -251,5 +278,6 @@ class Settings(Section):
     kb: KnowledgeSettings = KnowledgeSettings()
     storage: StorageSettings = StorageSettings()
     calls: CallSettings = CallSettings()
+    tools: ToolSettings = ToolSettings()
     ray: RaySettings = RaySettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -225,3 +225,10 @@ def _boolean(value: Any) -> bool:
 
 
 _READERS: Final = {"string": _text, "integer": _integer, "number": _number, "boolean": _boolean}
+
+
+def usable(spec: ToolSpec) -> bool:
+    """Whether it has what it needs; one that has not is declared, but no model is told of it."""
+    if spec.kind == TRANSFER:
+        return any(parameter.choices for parameter in spec.parameters)
+    return spec.kind != HTTP or bool(spec.options.get("url"))
