@@ -229,6 +229,24 @@ class ToolSettings(Section):
         return {name: f"+{to}" if type(to) is int else to for name, to in value.items()}
 
 
+class PolicySettings(Section):
+    """Rules on what is heard, said and kept; see docs/policies.md."""
+
+    files: list[Path] = Field(
+        default_factory=lambda: [Path("default")],
+        description="Policy files in order; `default` ships with the program. A later file may replace rules of an earlier one.",
+    )
+    escalate_to: str = Field(
+        "",
+        description="Whom callers who ask for a human are put through to: a name of tools.transfer_targets, a number, sip:user@host or queue:name. Empty: nobody.",
+    )
+    escalate_after_failures: int = Field(
+        3,
+        ge=0,
+        description="Answers in a row that the agent did not have, after which it puts the caller through; 0: never.",
+    )
+
+
 class RaySettings(Section):
     """The Ray cluster."""
 
@@ -279,5 +297,6 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     calls: CallSettings = CallSettings()
     tools: ToolSettings = ToolSettings()
+    policy: PolicySettings = PolicySettings()
     ray: RaySettings = RaySettings()
     telemetry: TelemetrySettings = TelemetrySettings()
