@@ -77,11 +77,26 @@ class TurnSettings(Section):
     """When a turn ends, and what interrupts the agent."""
 
     speculate: bool = Field(True, description="Prepare the reply at a pause and release it at the endpoint.")
+    model: str = Field("words", description="Turn model: words (the words alone, no cost), smart-turn (sound, ONNX).")
+    model_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the turn model.")
     endpoint_ms: int = Field(450, ge=100, description="Silence that ends the caller's turn.")
     endpoint_short_ms: int = Field(300, ge=100, description="The same when the words look complete.")
     endpoint_long_ms: int = Field(1200, ge=100, description="The same when they do not, or there are no words yet.")
+    endpoint_min_ms: int = Field(
+        240, ge=100, description="The shortest it becomes for callers who never pause inside a sentence."
+    )
+    max_speculations: int = Field(3, ge=0, description="Replies prepared and thrown away in one turn, at most.")
+    speculate_below_load: float = Field(
+        0.8, gt=0, le=1, description="Nothing is prepared when the model plane is busier than this (1: at its limit)."
+    )
     barge_in_confirm_ms: int = Field(
         700, ge=100, description="Caller speech this long interrupts even before words are known."
+    )
+    keys_pause_s: float = Field(1.5, gt=0, description="Keys end an input after this pause, or at `#`.")
+    filler_after_s: float = Field(
+        1.2,
+        gt=0,
+        description="A reply that has not begun this long after the turn's end is announced by `agent.filler`.",
     )
     reprompt_after_s: float = Field(8.0, gt=0, description="Silence after the agent's turn that brings a re-prompt.")
     reprompts: int = Field(2, ge=0, description="Re-prompts before the agent says goodbye.")
@@ -109,6 +124,7 @@ class AgentSettings(Section):
     apology: str = Field(
         "I am sorry, something went wrong on our side. Please say that again.", description="When a stage failed."
     )
+    filler: str = Field("One moment, please.", description="When the reply is late.")
     goodbye: str = Field("Thank you for calling. Goodbye.", description="Last words.")
     silence_goodbye: str = Field(
         "I can't hear you, so I will hang up now. Please call again. Goodbye.",
@@ -247,6 +263,15 @@ class PolicySettings(Section):
     )
 
 
+class DialogSettings(Section):
+    """The scripted part of a call; see docs/dialogs.md."""
+
+    flow: str = Field(
+        "",
+        description="Flow file, or the name of one that ships with the program: order_status, appointment. Empty: a free dialog.",
+    )
+
+
 class RaySettings(Section):
     """The Ray cluster."""
 
@@ -296,6 +321,7 @@ class Settings(Section):
     kb: KnowledgeSettings = KnowledgeSettings()
     storage: StorageSettings = StorageSettings()
     calls: CallSettings = CallSettings()
+    dialog: DialogSettings = DialogSettings()
     tools: ToolSettings = ToolSettings()
     policy: PolicySettings = PolicySettings()
     ray: RaySettings = RaySettings()
