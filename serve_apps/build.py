@@ -51,7 +51,12 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
     )
     return {
         "retriever": _deploy(Retriever, settings.retriever).bind(context),
-        "stt": _deploy(SpeechToText, settings.stt, sticky=True).bind(settings.stt.engine, stt_options(context)),
+        "stt": _deploy(SpeechToText, settings.stt, sticky=True).bind(
+            settings.stt.engine,
+            stt_options(context),
+            turn_model="" if settings.turn.model == "words" else settings.turn.model,
+            turn_options=settings.turn.model_options,
+        ),
         "llm": _deploy(LanguageModel, settings.llm).bind(settings.llm.engine, llm_options(settings)),
         "tts": _deploy(TextToSpeech, settings.tts).bind(
             settings.tts.engine, settings.tts.options, voice=settings.tts.voice
@@ -122,6 +127,7 @@ def _check(settings: Settings) -> None:
     stages = {"stt": settings.stt, "llm": settings.llm, "tts": settings.tts}
     for port, stage in stages.items():
         _check_engine(port, f"{port}.engine", stage.engine)
+    _check_engine("turn", "turn.model", settings.turn.model)
     _check_engine("embed", "retriever.engine", settings.retriever.engine)
     if not settings.kb.qdrant_url and max(settings.retriever.replicas, settings.retriever.max_replicas) > 1:
         raise ConfigError(
