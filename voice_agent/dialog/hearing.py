@@ -198,6 +198,7 @@ class Hearing(Planning):
         self._at(Timer.SILENCE, self._s.now_ms + self.policy.reprompt_after_ms)
 
     def _on_silence(self) -> None:
+        """Nobody has spoken for a while: ask again, and say goodbye when that was of no use."""
         if self._s.state is State.LISTENING:
             if self._s.reprompts < self.policy.reprompts:
                 self._s.reprompts += 1
