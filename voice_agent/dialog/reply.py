@@ -13,7 +13,10 @@ from voice_agent.ports import Message, Passage, ReplyChunk, ToolCall
 
 @dataclass(slots=True)
 class Clause:
-    """A piece of the reply that is synthesised and played as one. Times in ms."""
+    """A piece of the reply that is synthesised and played as one. Times in ms.
+
+    ``keys`` are telephone keys to be pressed; such a clause has no text.
+    """
 
     text: str
     asked: bool = False
@@ -23,6 +26,7 @@ class Clause:
     started_at_ms: int | None = None
     heard_ms: int = 0
     played: bool = False
+    keys: str = ""
 
     def heard_text(self) -> str:
         """The words of this clause that were heard."""
@@ -100,7 +104,7 @@ class Reply:
 
     def text(self) -> str:
         """All that was to be said, as far as it is known."""
-        return " ".join(clause.text for clause in self.clauses)
+        return " ".join(clause.text for clause in self.clauses if clause.text)
 
     def heard_text(self) -> str:
         """What of it was heard: whole clauses, then a prefix of the one that was cut."""

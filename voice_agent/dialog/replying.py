@@ -43,6 +43,9 @@ class Replying(Call):
         while reply is not None and (index := reply.next_to_synthesise()) is not None:
             clause = reply.clauses[index]
             clause.asked = True
+            if clause.keys:
+                self._start(("synthesise", reply.turn, index), Synthesise(reply.turn, index, "", clause.keys))
+                return
             checked = self.director.check(clause.text)
             reply.findings += checked.findings
             clause.text = checked.text
