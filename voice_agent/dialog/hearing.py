@@ -25,7 +25,9 @@ class Hearing(Planning):
     def _on_speech_started(self, event: SpeechStarted) -> None:
         """The caller speaks while nobody does, or before the reply has been heard."""
         self._hear(event)
-        if self._s.reply is not None and self._s.reply.kind == "reply":
+        reply = self._s.reply
+        # A tool that has begun cannot be undone, so its reply stands; what the caller says now is for afterwards.
+        if reply is not None and reply.kind == "reply" and not reply.tools_run:
             self._abandon_reply()
         if self._s.reply is None:
             self._go(State.HEARING)

@@ -39,6 +39,7 @@ class Clause:
 class Reply:
     """The agent's side of one turn.
 
+    ``before`` is the dialog's memory before this was released, for a reply that is dropped after all.
     ``kind`` is greeting, reply, reprompt, apology or goodbye. ``released`` says its audio may go out. Clauses are
     synthesised one at a time, in order; of a reply not yet released only the first.
     """
@@ -58,6 +59,7 @@ class Reply:
     failed_stages: list[str] = field(default_factory=list)
     findings: tuple[str, ...] = ()
     memory: Memory = field(default_factory=Memory)
+    before: Memory = field(default_factory=Memory)
     model_text: str = ""
     messages: tuple[Message, ...] = ()
     passages: tuple[Passage, ...] = ()
