@@ -70,7 +70,7 @@ class CallOutcome:
     @property
     def ok(self) -> bool:
         """The call had a stream and was ended by one of the two who talked."""
-        return self.streams > 0 and self.ended_by in ("caller", "agent") and not self.stream_errors
+        return self.streams > 0 and self.ended_by in ("caller", "agent", "transferred") and not self.stream_errors
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: all of it, with derived figures."""
