@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from cluster.processes import ONE_THREAD
 from voice_agent.errors import VoiceAgentError
 
 
@@ -15,6 +17,9 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        # Read when a numerical library is loaded, which is after this: commands import what they need.
+        for name, value in ONE_THREAD.items():
+            os.environ.setdefault(name, value)
         try:
             return super().invoke(ctx)
         except VoiceAgentError as error:
@@ -38,7 +43,9 @@ config = typer.Typer(no_args_is_help=True, help="The configuration and where eac
 calls = typer.Typer(no_args_is_help=True, help="Calls that were taken.")
 app.add_typer(kb, name="kb")
 app.add_typer(config, name="config")
+tools = typer.Typer(no_args_is_help=True, help="Tools the agent may use.")
 app.add_typer(calls, name="calls")
+app.add_typer(tools, name="tools")
 
 
 def _register() -> None:
@@ -49,6 +56,7 @@ def _register() -> None:
     from cluster.commands.demo import demo
     from cluster.commands.doctor import doctor
     from cluster.commands.kb import ask, ingest, list_documents, remove
+    from cluster.commands.tools import list_tools
     from cluster.commands.up import up
 
     app.command("up")(up)
@@ -62,6 +70,7 @@ def _register() -> None:
     config.command("show")(show_config)
     calls.command("list")(list_calls)
     calls.command("show")(show_call)
+    tools.command("list")(list_tools)
 
 
 _register()

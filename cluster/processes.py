@@ -12,6 +12,9 @@ import psutil
 MARK = "VOICE_AGENT_STACK"
 """Environment variable every process of a stack inherits; its value is the stack's own random mark."""
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Many processes share the cores: a second thread for matrices as small as ours makes them five times slower."""
+
 _SERVE_REPLICA = re.compile(r"^ray::ServeReplica:([^:]+):")
 _RAY_TITLE = re.compile(r"^ray::(\w+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import ports
+from cluster import ports, processes
 from configs.settings import Settings, StageSettings
 from voice_agent.errors import ConfigError, VoiceAgentError
 
@@ -57,10 +57,11 @@ def cluster_size(settings: Settings) -> ClusterSize:
     calls = settings.calls
     hosts = math.ceil(calls.max_calls / calls.calls_per_actor) + calls.spare_actors
     reserved = sum(_replicas(stage) * stage.num_cpus for stage in stages) + hosts * calls.num_cpus + _SYSTEM_CPUS
+    reserved += settings.tools.replicas * settings.tools.num_cpus
     return ClusterSize(
         num_cpus=settings.ray.num_cpus or math.ceil(reserved),
         call_slots=hosts * calls.calls_per_actor,
-        processes=hosts + sum(_replicas(stage) for stage in stages) + 6,
+        processes=hosts + sum(_replicas(stage) for stage in stages) + settings.tools.replicas + 6,
     )
 
 
@@ -75,6 +76,7 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_AUTH_MODE": settings.ray.auth,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        **processes.ONE_THREAD,
         # Halves the cost of a request: one event loop per replica, gRPC between caller and replica.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # It would open a port per replica and make a shutdown wait 30 s for connections that nobody has.

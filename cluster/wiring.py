@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
@@ -17,6 +19,8 @@ from voice_agent.errors import VoiceAgentError
 
 _ACTORS_WITHIN_S = 120.0
 _GOODBYE_WITHIN_S = 6.0
+
+_ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit)\b[^:]*: .+")
 
 _log = logging.getLogger(__name__)
 
@@ -96,12 +100,16 @@ def _why(error: BaseException) -> str:
     said = []
     for name, application in applications.items():
         if str(application.status.value) != "RUNNING":
-            messages = [application.message, *(one.message for one in application.deployments.values())]
-            said.append(f"{name}: {next((line for text in messages for line in _last_lines(text)), 'not running')}")
+            messages = [one.message for one in application.deployments.values()]
+            said.append(f"{name}: {error_line([*messages, application.message])}")
     return "; ".join(said) or str(error)
 
 
-def _last_lines(text: str) -> list[str]:
-    """The line of a trace that names the error."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1:]
+def error_line(messages: Sequence[str]) -> str:
+    """The line that names the error, out of messages that hold traces; the first message that has one wins."""
+    lines = [[line.strip() for line in message.splitlines() if line.strip()] for message in messages]
+    for said in lines:
+        for line in reversed(said):
+            if _ERROR_LINE.match(line):
+                return line
+    return next((said[-1] for said in lines if said), "no reason given")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from configs.settings import Settings
 
+_TARGET_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_TARGET = re.compile(r"\+[1-9]\d{5,14}|sips?:[^\s@:]+@[^\s@]+|queue:[A-Za-z0-9_-]{1,64}")
+
 
 def contradictions(settings: Settings) -> list[tuple[str, str]]:
     """(key, what is wanted) of every setting that does not fit."""
-    return [*_urls(settings), *_orders(settings)]
+    return [*_urls(settings), *_orders(settings), *_targets(settings)]
 
 
 def _urls(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -53,3 +57,11 @@ def _orders(settings: Settings) -> Iterator[tuple[str, str]]:
         stage = getattr(settings, name)
         if stage.max_replicas and stage.max_replicas < stage.replicas:
             yield f"{name}.max_replicas", f"0 or at least {name}.replicas ({stage.replicas}) is wanted"
+
+
+def _targets(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name, target in settings.tools.transfer_targets.items():
+        if not _TARGET_NAME.fullmatch(name):
+            yield "tools.transfer_targets", f"{name}: a name of small letters, digits, _ and - is wanted"
+        if not _TARGET.fullmatch(target):
+            yield "tools.transfer_targets", f"{name}: a number like +15550100, sip:user@host or queue:name is wanted"

@@ -120,7 +120,7 @@ def _key(name: str, field: FieldInfo) -> Key:
     return Key(
         name=name,
         kind=_kind(field.annotation),
-        allowed=_allowed(field),
+        allowed=allowed(field),
         default=field.get_default(call_default_factory=True),
         description=field.description or "",
         secret=isinstance(extra, dict) and bool(extra.get("secret")),
@@ -142,9 +142,12 @@ def _kind(annotation: Any) -> str:
     return _KINDS.get(annotation, "value")
 
 
-def _allowed(field: FieldInfo) -> str:
+def allowed(field: FieldInfo) -> str:
+    """What a field of a model takes, in words."""
     if get_origin(field.annotation) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(field.annotation))
+    if get_origin(field.annotation) is list and get_origin(item := get_args(field.annotation)[0]) is Literal:
+        return "list of any of " + ", ".join(str(choice) for choice in get_args(item))
     bounds = [
         f"{words} {getattr(rule, attribute):g}"
         for rule in field.metadata

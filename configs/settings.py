@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -77,6 +77,8 @@ class TurnSettings(Section):
     """When a turn ends, and what interrupts the agent."""
 
     speculate: bool = Field(True, description="Prepare the reply at a pause and release it at the endpoint.")
+    model: str = Field("words", description="Turn model: words (the words alone, no cost), smart-turn (sound, ONNX).")
+    model_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the turn model.")
     endpoint_ms: int = Field(450, ge=100, description="Silence that ends the caller's turn.")
     endpoint_short_ms: int = Field(300, ge=100, description="The same when the words look complete.")
     endpoint_long_ms: int = Field(1200, ge=100, description="The same when they do not, or there are no words yet.")
@@ -86,8 +88,21 @@ class TurnSettings(Section):
         description="The first clause may end in front of a conjunction or preposition after this many words, so that"
         " the voice starts early; 0: only at a comma or a sentence's end, which sounds better.",
     )
+    endpoint_min_ms: int = Field(
+        240, ge=100, description="The shortest it becomes for callers who never pause inside a sentence."
+    )
+    max_speculations: int = Field(3, ge=0, description="Replies prepared and thrown away in one turn, at most.")
+    speculate_below_load: float = Field(
+        0.8, gt=0, le=1, description="Nothing is prepared when the model plane is busier than this (1: at its limit)."
+    )
     barge_in_confirm_ms: int = Field(
         700, ge=100, description="Caller speech this long interrupts even before words are known."
+    )
+    keys_pause_s: float = Field(1.5, gt=0, description="Keys end an input after this pause, or at `#`.")
+    filler_after_s: float = Field(
+        1.2,
+        gt=0,
+        description="A reply that has not begun this long after the turn's end is announced by `agent.filler`.",
     )
     reprompt_after_s: float = Field(8.0, gt=0, description="Silence after the agent's turn that brings a re-prompt.")
     reprompts: int = Field(2, ge=0, description="Re-prompts before the agent says goodbye.")
@@ -115,6 +130,7 @@ class AgentSettings(Section):
     apology: str = Field(
         "I am sorry, something went wrong on our side. Please say that again.", description="When a stage failed."
     )
+    filler: str = Field("One moment, please.", description="When the reply is late.")
     goodbye: str = Field("Thank you for calling. Goodbye.", description="Last words.")
     silence_goodbye: str = Field(
         "I can't hear you, so I will hang up now. Please call again. Goodbye.",
@@ -208,6 +224,60 @@ class CallSettings(Section):
     )
 
 
+class ToolSettings(Section):
+    """Tools of the agent, and who a caller may be connected to; see docs/tools.md."""
+
+    files: list[Path] = Field(
+        default_factory=lambda: [Path("configs/tools/default.yaml")],
+        description="Files that declare tools; a later one replaces tools of an earlier one by name.",
+    )
+    inline: dict[str, Any] = Field(
+        default_factory=dict, description="Tools by name, written as in a file below `tools`."
+    )
+    transfer_targets: dict[str, str] = Field(
+        default_factory=dict,
+        description="Who a caller may be connected to, by name: a number (+15550100), sip:user@host or queue:name.",
+    )
+    replicas: int = Field(1, ge=1, description="Replicas that run tools.")
+    max_ongoing_requests: int = Field(100, ge=1, description="Tools running at once per replica.")
+    num_cpus: float = Field(0.05, ge=0, description="Ray CPUs reserved per replica.")
+
+    @field_validator("transfer_targets", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """YAML reads ``+15550100`` without quotes as a number and drops the plus."""
+        if not isinstance(value, dict):
+            return value
+        return {name: f"+{to}" if type(to) is int else to for name, to in value.items()}
+
+
+class PolicySettings(Section):
+    """Rules on what is heard, said and kept; see docs/policies.md."""
+
+    files: list[Path] = Field(
+        default_factory=lambda: [Path("default")],
+        description="Policy files in order; `default` ships with the program. A later file may replace rules of an earlier one.",
+    )
+    escalate_to: str = Field(
+        "",
+        description="Whom callers who ask for a human are put through to: a name of tools.transfer_targets, a number, sip:user@host or queue:name. Empty: nobody.",
+    )
+    escalate_after_failures: int = Field(
+        3,
+        ge=0,
+        description="Answers in a row that the agent did not have, after which it puts the caller through; 0: never.",
+    )
+
+
+class DialogSettings(Section):
+    """The scripted part of a call; see docs/dialogs.md."""
+
+    flow: str = Field(
+        "",
+        description="Flow file, or the name of one that ships with the program: order_status, appointment. Empty: a free dialog.",
+    )
+
+
 class RaySettings(Section):
     """The Ray cluster."""
 
@@ -257,5 +327,8 @@ class Settings(Section):
     kb: KnowledgeSettings = KnowledgeSettings()
     storage: StorageSettings = StorageSettings()
     calls: CallSettings = CallSettings()
+    dialog: DialogSettings = DialogSettings()
+    tools: ToolSettings = ToolSettings()
+    policy: PolicySettings = PolicySettings()
     ray: RaySettings = RaySettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -140,14 +140,34 @@ class OpenAIChat:
         return body
 
 
-def _messages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[dict[str, str]]:
+def _messages(messages: Sequence[Message], passages: Sequence[Passage]) -> list[dict[str, Any]]:
     """The dialog as the endpoint takes it, the passages at the end of the one system message it starts with."""
     system = [message.content for message in messages if message.role == "system"]
     if passages:
         listed = "\n".join(f"[{number}] {passage.text}" for number, passage in enumerate(passages, start=1))
         system.append(f"Passages:\n{listed}")
-    dialog = [{"role": message.role, "content": message.content} for message in messages if message.role != "system"]
+    dialog: list[dict[str, Any]] = []
+    for number, message in enumerate(messages):
+        if message.role == "tool":
+            dialog += _tool_messages(message.content, f"call_{number}")
+        elif message.role != "system":
+            dialog.append({"role": message.role, "content": message.content})
     return [{"role": "system", "content": "\n\n".join(system)}, *dialog] if system else dialog
+
+
+def _tool_messages(content: str, call_id: str) -> list[dict[str, Any]]:
+    """A tool's result, behind the assistant's request for it: endpoints refuse a result that nobody asked for."""
+    told = _object(content, "the result of a tool")
+    function = {"name": str(told.get("tool", "")), "arguments": json.dumps(told.get("arguments") or {})}
+    result = {key: told[key] for key in ("ok", "result", "error") if key in told}
+    return [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": call_id, "content": json.dumps(result)},
+    ]
 
 
 async def _check(answer: httpx.Response) -> None:

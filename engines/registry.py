@@ -23,6 +23,7 @@ AUTO = "auto"
 
 _TABLE: Mapping[str, Mapping[str, str]] = {
     "stt": {
+        "faster-whisper": "engines.stt_faster_whisper:FasterWhisperEngine",
         "pocketsphinx": "engines.stt_pocketsphinx:PocketsphinxEngine",
         "simulated": "engines.simulated:SimulatedSpeechToText",
     },
@@ -39,6 +40,10 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
     "vad": {
         "silero": "engines.vad_silero:SileroVad",
         "energy": "engines.vad_energy:EnergyVad",
+    },
+    "turn": {
+        "words": "engines.turn_words:TurnWords",
+        "smart-turn": "engines.turn_smart:SmartTurn",
     },
     "embed": {
         "minilm": "engines.embed_minilm:MiniLmEmbedder",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loadtest.playout import FRAME_BYTES, FRAME_MS
 from loadtest.script import After, AgentSilent, AwaitHangUp, CallerScript, HangUp, Press, Say, When
+from loadtest.sounds import EchoPath, has_words
 from loadtest.speech import background, with_noise
 from voice_agent.audio.g711 import SILENCE, mulaw_decode
 
@@ -38,6 +39,19 @@ class CallerAction:
     frame: bytes
     digit: str = ""
     hang_up: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenLine:
+    """A line as it was spoken, on the call's clock: from its first frame to the end of its last.
+
+    ``over_agent``: the agent was speaking when it began.
+    """
+
+    text: str
+    start_ms: int
+    end_ms: int
+    over_agent: bool
 
 
 @dataclass(slots=True)
@@ -82,23 +96,34 @@ class ScriptedCaller:
         note: Callable[[int, str, str], None] | None = None,
     ) -> None:
         """``lines`` holds mu-law 8 kHz for each of ``script.lines``; ``note`` is told (at_ms, kind, text)."""
-        self._script = script
-        noise = background(script.noise_dbfs, script.seed)
+        self.script = script
+        noise = background(script.noise_dbfs, script.seed, script.noise_kind)
         self._noise = [noise[at : at + FRAME_BYTES] for at in range(0, len(noise), FRAME_BYTES)]
-        self._lines = {key: with_noise(audio, noise) for key, audio in lines.items()}
+        self._lines = {key: (with_noise(audio, noise), audio) for key, audio in lines.items()}
+        self._echo = EchoPath(script.echo) if script.echo is not None else None
+        self._clean = _SILENT_FRAME
         self._note = note or (lambda at_ms, kind, text: None)
         self._ear = _Ear()
         self._step = 0
         self._since_ms = 0
         self._spoke_since_own_line = False
-        self._speech: Sequence[bytes] = ()
+        self._speech: Sequence[tuple[bytes, bytes]] = ()
         self._keys: list[str] = []
         self._key_wait = 0
         self._over = False
         self.unanswered = 0
+        self.spoken: list[SpokenLine] = []
+        self.mouth = bytearray()
+        """The caller's words alone, mu-law, frame by frame as sent: without noise, echo and coughs."""
 
     def tick(self, heard: bytes) -> CallerAction:
         """Hear the agent's last frame, say the next one."""
+        self._clean = _SILENT_FRAME
+        action = self._act(heard)
+        self.mouth += self._clean
+        return action if self._echo is None else replace(action, frame=self._echo.mix(action.frame, heard))
+
+    def _act(self, heard: bytes) -> CallerAction:
         change = self._ear.hear(heard)
         if change:
             self._note(self._ear.now_ms, change, "")
@@ -106,7 +131,7 @@ class ScriptedCaller:
             self._spoke_since_own_line = True
         if self._over:
             return CallerAction(self._quiet())
-        if self._ear.now_ms >= self._script.max_call_ms:
+        if self._ear.now_ms >= self.script.max_call_ms:
             return self._hang_up("gave_up")
         if self._speech:
             return CallerAction(self._speak())
@@ -116,9 +141,9 @@ class ScriptedCaller:
 
     def _next(self) -> CallerAction:
         """Start the current step if it is time."""
-        if self._step >= len(self._script.steps):
+        if self._step >= len(self.script.steps):
             return self._hang_up("script_done")
-        step = self._script.steps[self._step]
+        step = self.script.steps[self._step]
         if isinstance(step, AwaitHangUp):
             if self._ear.now_ms - self._since_ms >= step.timeout_ms:
                 return self._hang_up("agent_did_not_hang_up")
@@ -135,8 +160,15 @@ class ScriptedCaller:
             self._keys = list(step.digits)
             return self._press()
         self._note(self._ear.now_ms, "caller_says", step.text)
-        audio = self._lines[step.text, step.voice or self._script.voice]
-        self._speech = [audio[at : at + FRAME_BYTES] for at in range(0, len(audio), FRAME_BYTES)]
+        start_ms = self._ear.now_ms - FRAME_MS
+        self.spoken.append(SpokenLine(step.text, start_ms, start_ms, self._ear.speaking))
+        line, clean = self._lines[step.text, step.voice or self.script.voice]
+        if not has_words(step.text):
+            clean = b""
+        frames = range(0, min(len(line), step.cut_ms * 8 or len(line)) // FRAME_BYTES * FRAME_BYTES, FRAME_BYTES)
+        self._speech = [
+            (line[at : at + FRAME_BYTES], clean[at : at + FRAME_BYTES].ljust(FRAME_BYTES, SILENCE)) for at in frames
+        ]
         return CallerAction(self._speak())
 
     def _is_time(self, when: When) -> bool:
@@ -162,8 +194,9 @@ class ScriptedCaller:
         return self._ear.now_ms - onset_ms
 
     def _speak(self) -> bytes:
-        frame, self._speech = self._speech[0], self._speech[1:]
+        (frame, self._clean), self._speech = self._speech[0], self._speech[1:]
         if not self._speech:
+            self.spoken[-1] = replace(self.spoken[-1], end_ms=self._ear.now_ms)
             self._done()
         return frame
 

@@ -161,6 +161,8 @@ class EmulatedCall:
             await asyncio.sleep(verb.length_s)
         elif isinstance(verb, twiml.Dial):
             raise _CallEndedError("transferred", verb.target)
+        elif isinstance(verb, twiml.Enqueue):
+            raise _CallEndedError("transferred", f"queue:{verb.queue}")
         elif isinstance(verb, twiml.Reject):
             raise _CallEndedError("rejected", verb.reason)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.caller import ScriptedCaller
+from loadtest.caller import ScriptedCaller, SpokenLine
 from loadtest.carrier import CallTarget, CallTrace, EmulatedCall
 from loadtest.measure import CallMeasures, measure
 from loadtest.recording import write_stereo
@@ -43,6 +43,7 @@ class CallOutcome:
 
     Attributes:
         ended_by, media_start_ms: see ``CallTrace``.
+        lines: what the caller said, and when.
         said: what the carrier's ``<Say>`` said, such as a refusal.
         unanswered: steps of the script for which the agent did not do what they wait for.
         caller_speech: what spoke for the caller.
@@ -64,11 +65,12 @@ class CallOutcome:
     wav: Path
     caller_speech: str
     media_start_ms: int = 0
+    lines: tuple[SpokenLine, ...] = ()
 
     @property
     def ok(self) -> bool:
         """The call had a stream and was ended by one of the two who talked."""
-        return self.streams > 0 and self.ended_by in ("caller", "agent") and not self.stream_errors
+        return self.streams > 0 and self.ended_by in ("caller", "agent", "transferred") and not self.stream_errors
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: all of it, with derived figures."""
@@ -136,10 +138,10 @@ async def _place(
             call = EmulatedCall(target, caller, http)
             notes.call_sid = call.trace.call_sid
             delay_s = number / rate_per_s
-            calls.append((script, caller, tasks.create_task(_run(call, delay_s, notes))))
+            calls.append((caller, tasks.create_task(_run(call, delay_s, notes))))
     outcomes = []
-    for (script, caller, task), folder in zip(calls, folders, strict=True):
-        outcome = await asyncio.to_thread(_finish, script, task.result(), caller.unanswered, folder, speech.description)
+    for (caller, task), folder in zip(calls, folders, strict=True):
+        outcome = await asyncio.to_thread(_finish, caller, task.result(), folder, speech.description)
         outcomes.append(outcome)
     return outcomes
 
@@ -163,14 +165,14 @@ async def _run(call: EmulatedCall, delay_s: float, notes: _Notes) -> CallTrace:
     return trace
 
 
-def _finish(script: CallerScript, trace: CallTrace, unanswered: int, folder: Path, speech: str) -> CallOutcome:
-    """Write the recording, measure it."""
+def _finish(caller: ScriptedCaller, trace: CallTrace, folder: Path, speech: str) -> CallOutcome:
+    """Write the recording; measure the caller's words and what the caller heard, without the line's noise and echo."""
     audio = trace.audio
     wav = folder / "call.wav"
     write_stereo(wav, bytes(audio.caller), bytes(audio.agent))
     outcome = CallOutcome(
         call_sid=trace.call_sid,
-        script=script.name,
+        script=caller.script.name,
         ended_by=trace.ended_by,
         reason=trace.reason,
         said=tuple(trace.said),
@@ -181,9 +183,10 @@ def _finish(script: CallerScript, trace: CallTrace, unanswered: int, folder: Pat
         media_start_ms=trace.media_start_ms,
         clears=trace.clears,
         dropped_frames=trace.dropped_frames,
-        unanswered=unanswered,
+        unanswered=caller.unanswered,
+        lines=tuple(caller.spoken),
         measures=measure(
-            mulaw_decode(bytes(audio.caller)),
+            mulaw_decode(bytes(caller.mouth)),
             mulaw_decode(bytes(audio.agent)),
             underruns=trace.underruns,
             lateness_ms=audio.lateness_ms,

@@ -4,6 +4,8 @@
 name: opening hours
 voice: rms            # of the caller
 noise_dbfs: -62       # comfort-level background noise; leave out for a silent line
+# noise: {kind: babble, level_db: -15}   # or: noise of a kind (white, babble), relative to the caller's speech
+# echo: {level_db: -30, delay_ms: 120}   # the agent's own voice comes back, relative to what was played
 seed: 1               # of the noise
 max_call_s: 90        # the caller gives up then
 steps:
@@ -11,6 +13,9 @@ steps:
     when: {agent_silent_ms: 600}      # after the agent has spoken and then been silent this long
   - say: Sorry, another question.
     when: {agent_speaking_ms: 1200}   # a barge-in, this long after the agent began to speak
+  - say: I would like to [700] rent a bicycle [cough]   # marks: a pause in ms, noises
+    when: {agent_silent_ms: 600}
+    cut_ms: 900                       # the line ends there, in the middle of a word
   - press: "1#"
     when: {after_ms: 500}             # a fixed time after the step before
   - await_hang_up_s: 15               # or hang_up: true
@@ -26,6 +31,8 @@ from typing import Any
 
 import yaml
 
+from loadtest import sounds
+from loadtest.sounds import Echo
 from voice_agent.errors import ConfigError
 from voice_agent.twilio.messages import DTMF_DIGITS
 
@@ -61,11 +68,15 @@ When = AgentSilent | AgentSpeaking | After
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Speak. An empty ``voice`` is the script's."""
+    """Speak; ``text`` may hold marks (``loadtest.sounds``). An empty ``voice`` is the script's.
+
+    ``cut_ms`` > 0: only so much of the line is spoken.
+    """
 
     text: str
     when: When
     voice: str = ""
+    cut_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ Step = Say | Press | HangUp | AwaitHangUp
 
 @dataclass(frozen=True, slots=True)
 class CallerScript:
-    """A whole script. ``noise_dbfs`` None means digital silence between the words."""
+    """A whole script. ``noise_dbfs`` None means digital silence between the words; ``noise_kind`` says what noise."""
 
     name: str
     steps: tuple[Step, ...]
@@ -103,11 +114,16 @@ class CallerScript:
     noise_dbfs: float | None = None
     seed: int = 1
     max_call_ms: int = 120_000
+    noise_kind: str = "white"
+    echo: Echo | None = None
 
     @property
     def lines(self) -> tuple[tuple[str, str], ...]:
         """(text, voice) of everything the caller says, in order."""
         return tuple((step.text, step.voice or self.voice) for step in self.steps if isinstance(step, Say))
+
+
+SCRIPT_KEYS = ("name", "voice", "noise_dbfs", "noise", "echo", "seed", "max_call_s", "steps")
 
 
 def load_script(path: Path) -> CallerScript:
@@ -133,19 +149,40 @@ def parse_script(content: Any, where: str) -> CallerScript:
         ConfigError: as ``load_script``.
     """
     top = _mapping(content, where)
-    _allowed(top, ("name", "voice", "noise_dbfs", "seed", "max_call_s", "steps"), where)
+    _allowed(top, SCRIPT_KEYS, where)
     steps = top.get("steps")
     if not isinstance(steps, list) or not steps:
         raise ConfigError(f"{where}: steps must be a list with at least one step")
-    noise = None if top.get("noise_dbfs") is None else _number(top, "noise_dbfs", where, below=0)
+    noise_dbfs, noise_kind = _noise(top, where)
     return CallerScript(
         name=str(top.get("name", where)),
         voice=str(top.get("voice", "rms")),
-        noise_dbfs=noise,
+        noise_dbfs=noise_dbfs,
+        noise_kind=noise_kind,
+        echo=_echo(top["echo"], f"{where}: echo") if top.get("echo") is not None else None,
         seed=int(_number({"seed": 1, **top}, "seed", where, least=0)),
         max_call_ms=round(1000 * _number({"max_call_s": 120, **top}, "max_call_s", where, least=1)),
         steps=tuple(_step(step, f"{where}: steps[{index}]") for index, step in enumerate(steps)),
     )
+
+
+def _noise(top: Mapping[str, Any], where: str) -> tuple[float | None, str]:
+    """Level in dBFS and kind of the background."""
+    if top.get("noise") is None:
+        return (None if top.get("noise_dbfs") is None else _number(top, "noise_dbfs", where, below=0)), "white"
+    noise = _mapping(top["noise"], f"{where}: noise")
+    _allowed(noise, ("kind", "level_db"), f"{where}: noise")
+    kind = noise.get("kind", "white")
+    if kind not in sounds.NOISE_KINDS:
+        raise ConfigError(f"{where}: noise: kind must be one of {', '.join(sounds.NOISE_KINDS)}")
+    return sounds.SPEECH_DBFS + _number({"level_db": -20, **noise}, "level_db", f"{where}: noise", below=20), kind
+
+
+def _echo(content: Any, where: str) -> Echo:
+    echo = _mapping(content, where)
+    _allowed(echo, ("level_db", "delay_ms"), where)
+    level_db = _number({"level_db": -30, **echo}, "level_db", where, below=1)
+    return Echo(level_db, round(_number({"delay_ms": 120, **echo}, "delay_ms", where, least=0)))
 
 
 def _step(content: Any, where: str) -> Step:
@@ -157,11 +194,16 @@ def _step(content: Any, where: str) -> Step:
 
 
 def _say(step: Mapping[str, Any], where: str) -> Step:
-    _allowed(step, ("say", "when", "voice"), where)
+    _allowed(step, ("say", "when", "voice", "cut_ms"), where)
     text = step["say"]
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f"{where}: say must be a text")
-    return Say(" ".join(text.split()), _when(step, where), str(step.get("voice", "")))
+    try:
+        sounds.pieces(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: say: {error}") from error
+    cut_ms = round(_number({"cut_ms": 0, **step}, "cut_ms", where, least=0))
+    return Say(" ".join(text.split()), _when(step, where), str(step.get("voice", "")), cut_ms)
 
 
 def _press(step: Mapping[str, Any], where: str) -> Step:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines import registry
+from loadtest import sounds
 from voice_agent.audio.g711 import SILENCE, mulaw_decode, mulaw_encode
 from voice_agent.audio.levels import loud_frames, rms_dbfs
 from voice_agent.errors import ConfigError, EngineUnavailableError
@@ -28,7 +29,6 @@ logger = logging.getLogger(__name__)
 CLIPS = Path(__file__).parent / "clips"
 _RATE_HZ = 8000
 _FRAME = 160
-_SPEECH_DBFS = -20.0
 _NOISE_S = 4
 _MULAW_FORMAT = 7
 
@@ -67,9 +67,21 @@ class CallerSpeech:
         found = {}
         for key in wanted:
             if key not in self._spoken:
-                self._spoken[key] = await self._speak(*key)
+                self._spoken[key] = await self._line(*key)
             found[key] = self._spoken[key]
         return found
+
+    async def _line(self, text: str, voice: str) -> bytes:
+        """A line with its pauses and noises; plain words are one piece."""
+        if not sounds.has_marks(text):
+            return await self._speak(text, voice)
+        audio = b""
+        for piece in sounds.pieces(text):
+            if piece.words:
+                audio += sounds.trimmed(await self._speak(piece.words, voice))
+            else:
+                audio += sounds.noise_of(piece.noise) if piece.noise else sounds.silence(piece.pause_ms)
+        return audio
 
     async def _speak(self, text: str, voice: str) -> bytes:
         clip = self._clips / clip_name(text, voice)
@@ -117,14 +129,17 @@ def telephone(audio: NDArray[np.int16]) -> bytes:
     limited = np.clip(band, -32768, 32767).astype(np.int16)
     loud = loud_frames(limited, _FRAME, rms_dbfs(limited) - 15.0)
     speech = limited[: len(loud) * _FRAME].reshape(-1, _FRAME)[loud].reshape(-1)
-    gain = 10.0 ** ((_SPEECH_DBFS - rms_dbfs(speech)) / 20.0) if len(speech) else 1.0
+    gain = 10.0 ** ((sounds.SPEECH_DBFS - rms_dbfs(speech)) / 20.0) if len(speech) else 1.0
     return _whole_frames(mulaw_encode(np.clip(band * gain, -32768, 32767).astype(np.int16)))
 
 
-def background(level_dbfs: float | None, seed: int) -> bytes:
-    """Four seconds of line noise in mu-law, to be repeated: white in the phone band, or digital silence for None."""
+def background(level_dbfs: float | None, seed: int, kind: str = "white") -> bytes:
+    """Four seconds of line noise in mu-law, to be repeated: of a kind, in the phone band; digital silence for None."""
     if level_dbfs is None:
         return SILENCE * _FRAME
+    if kind == "babble":
+        voices = sounds.babble(level_dbfs, seed, _NOISE_S)
+        return mulaw_encode(np.clip(np.rint(voices), -32768, 32767).astype(np.int16))
     white = np.random.default_rng(seed).standard_normal(_NOISE_S * _RATE_HZ)
     # Circular, so that the end fits the beginning.
     spectrum = np.fft.rfft(white) * np.fft.rfft(_phone_band(), len(white))

@@ -30,10 +30,11 @@ class StackFailedError(VoiceAgentError):
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """``ready`` is the ready line of ``voice-agent up``."""
+    """``ready`` is the ready line of ``voice-agent up``; ``api_key`` opens its ``/api``."""
 
     ready: Mapping[str, Any]
     target: CallTarget
+    api_key: str = ""
 
     @property
     def pids(self) -> dict[str, list[int]]:
@@ -53,7 +54,7 @@ async def running_stack(
     Raises:
         StackFailedError: it did not become ready; the message has the end of its log.
     """
-    token = secrets.token_hex(16)
+    token, api_key = secrets.token_hex(16), secrets.token_hex(16)
     fixed = {
         "data_dir": str(data_dir),
         "server.webhook_port": "0",
@@ -69,14 +70,14 @@ async def running_stack(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**_environment(), "TWILIO_AUTH_TOKEN": token},
+            env={**_environment(), "TWILIO_AUTH_TOKEN": token, "VOICE_AGENT_API_KEY": api_key},
             start_new_session=True,
             limit=1 << 20,
         )
         try:
             ready = await _ready_line(child, log)
             base = str(ready["webhook_url"]).removesuffix("/twilio/voice")
-            yield RunningStack(ready, CallTarget(webhook_url=base, auth_token=token))
+            yield RunningStack(ready, CallTarget(webhook_url=base, auth_token=token), api_key)
         finally:
             await _end(child)
 

@@ -59,6 +59,13 @@ class Dial:
 
 
 @dataclass(frozen=True, slots=True)
+class Enqueue:
+    """``<Enqueue>``: put the caller into a queue. ``queue`` is its name."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hangup:
     """``<Hangup>``."""
 
@@ -70,7 +77,7 @@ class Reject:
     reason: str
 
 
-Verb = Connect | Say | Pause | Redirect | Dial | Hangup | Reject
+Verb = Connect | Say | Pause | Redirect | Dial | Enqueue | Hangup | Reject
 
 
 def parse(document: str) -> tuple[Verb, ...]:
@@ -139,12 +146,25 @@ def _redirect(element: ElementTree.Element) -> Redirect:
     return Redirect(_text(element))
 
 
+def _dial(element: ElementTree.Element) -> Dial:
+    if not _text(element):
+        raise ProtocolError("TwiML Dial must hold somebody to be dialled")
+    return Dial(_text(element))
+
+
+def _enqueue(element: ElementTree.Element) -> Enqueue:
+    if not _text(element):
+        raise ProtocolError("TwiML Enqueue must hold the name of a queue")
+    return Enqueue(_text(element))
+
+
 _READERS: dict[str, Callable[[ElementTree.Element], Verb]] = {
     "Connect": _connect,
     "Say": lambda element: Say(_text(element)),
     "Pause": _pause,
     "Redirect": _redirect,
-    "Dial": lambda element: Dial(_text(element)),
+    "Dial": _dial,
+    "Enqueue": _enqueue,
     "Hangup": lambda element: Hangup(),
     "Reject": lambda element: Reject(element.get("reason", "rejected")),
 }

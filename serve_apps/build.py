@@ -9,6 +9,7 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from configs.runtime import StackContext
 from configs.settings import Settings, StageSettings
+from configs.tool_files import load_tools
 from engines import registry
 from kb.opening import vocabulary_dir
 from serve_apps.ingress import ingress_app
@@ -16,7 +17,9 @@ from serve_apps.language_model import LanguageModel
 from serve_apps.retriever import Retriever
 from serve_apps.speech_to_text import SpeechToText
 from serve_apps.text_to_speech import TextToSpeech
+from serve_apps.tools import Tools
 from voice_agent.errors import ConfigError
+from voice_agent.tools import openai_tools, usable
 
 # A dead replica is found and replaced in seconds: a call's retry waits for it where there is no second one.
 _HEALTH_CHECK_PERIOD_S = 2.0
@@ -35,19 +38,32 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
     with a route prefix.
 
     Raises:
-        ConfigError: an engine is not known, or a stage cannot have as many replicas as asked for.
+        ConfigError: an engine is not known, a stage cannot have as many replicas as asked for, or a tool is declared
+            wrongly.
     """
     settings = context.settings
     _check(settings)
+    tools = StageSettings(
+        engine="tools",
+        replicas=settings.tools.replicas,
+        max_ongoing_requests=settings.tools.max_ongoing_requests,
+        num_cpus=settings.tools.num_cpus,
+    )
     return {
         "retriever": _deploy(Retriever, settings.retriever).bind(context),
-        "stt": _deploy(SpeechToText, settings.stt, sticky=True).bind(settings.stt.engine, stt_options(context)),
+        "stt": _deploy(SpeechToText, settings.stt, sticky=True).bind(
+            settings.stt.engine,
+            stt_options(context),
+            turn_model="" if settings.turn.model == "words" else settings.turn.model,
+            turn_options=settings.turn.model_options,
+        ),
         "llm": _deploy(LanguageModel, settings.llm).bind(
             settings.llm.engine, llm_options(settings), first_clause_words=settings.turn.first_clause_words
         ),
         "tts": _deploy(TextToSpeech, settings.tts).bind(
             settings.tts.engine, settings.tts.options, voice=settings.tts.voice
         ),
+        "tools": _deploy(Tools, tools).bind(load_tools(settings), context.dsn, pool_size=settings.storage.pool_size),
         "ingress": ingress_app(context),
     }
 
@@ -73,6 +89,8 @@ def llm_options(settings: Settings) -> dict[str, Any]:
             "min_dense": retriever.min_dense,
             "min_confidence": retriever.min_confidence,
         }
+    if settings.llm.engine == "openai":
+        known = {"tools": openai_tools([spec for spec in load_tools(settings) if usable(spec)])}
     return known | settings.llm.options
 
 
@@ -111,6 +129,7 @@ def _check(settings: Settings) -> None:
     stages = {"stt": settings.stt, "llm": settings.llm, "tts": settings.tts}
     for port, stage in stages.items():
         _check_engine(port, f"{port}.engine", stage.engine)
+    _check_engine("turn", "turn.model", settings.turn.model)
     _check_engine("embed", "retriever.engine", settings.retriever.engine)
     if not settings.kb.qdrant_url and max(settings.retriever.replicas, settings.retriever.max_replicas) > 1:
         raise ConfigError(

@@ -25,6 +25,7 @@ STAGES: Final[Mapping[str, str]] = {
     "llm": "LanguageModel",
     "tts": "TextToSpeech",
     "retriever": "Retriever",
+    "tools": "Tools",
 }
 """Serve application and deployment of each stage."""
 

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -22,11 +22,13 @@ from voice_agent.ports import (
     SpeechToTextSession,
     TranscribeRequest,
     TranscribeResponse,
+    TurnModel,
 )
 
 logger = logging.getLogger(__name__)
 
 _PIECE_SAMPLES = 100 * 8
+_TAIL_SAMPLES = 8 * 8000
 
 
 @dataclass(slots=True)
@@ -38,12 +40,14 @@ class _Utterance:
     used_at_s: float
     samples: int = 0
     closed: bool = False
+    tail: bytearray = field(default_factory=bytearray)
     lock: Lock = field(default_factory=Lock)
 
 
 class SpeechToText:
     """The deployment. A replica without a request's state answers ``need_from``; nothing is lost with a replica.
 
+    Where there is a turn model, it judges at each flush by the last 8 s of the utterance.
     Sessions are keyed by (call, utterance). At most ``max_sessions`` are open: the one longest unused goes first, and
     whoever comes back to it is told to send the utterance again.
     """
@@ -53,11 +57,14 @@ class SpeechToText:
         engine: str,
         options: Mapping[str, Any] | None = None,
         *,
+        turn_model: str = "",
+        turn_options: Mapping[str, Any] | None = None,
         max_sessions: int = 256,
         session_idle_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine: SpeechToTextEngine = registry.load("stt", engine, options)
+        self._turn: TurnModel | None = registry.load("turn", turn_model, turn_options) if turn_model else None
         self._max_sessions = max_sessions
         self._session_idle_s = session_idle_s
         self._clock = clock
@@ -108,7 +115,7 @@ class SpeechToText:
         utterance.used_at_s = self._clock()
         self._utterances.move_to_end(key)
         # A cancelled request leaves its thread at work: position and lock belong to the thread, not to the request.
-        work = asyncio.get_running_loop().run_in_executor(self._executor, _advance, utterance, request)
+        work = asyncio.get_running_loop().run_in_executor(self._executor, _advance, utterance, request, self._turn)
         try:
             return await work
         except Exception as error:  # the border of a replica request
@@ -141,7 +148,7 @@ class SpeechToText:
             self._executor.submit(_close, utterance)
 
 
-def _advance(utterance: _Utterance, request: TranscribeRequest) -> TranscribeResponse:
+def _advance(utterance: _Utterance, request: TranscribeRequest, turn: TurnModel | None) -> TranscribeResponse:
     """Feed one request, blocking, on a thread of the executor."""
     with utterance.lock:
         if utterance.closed:
@@ -153,7 +160,14 @@ def _advance(utterance: _Utterance, request: TranscribeRequest) -> TranscribeRes
         for start in range(0, len(fresh), _PIECE_SAMPLES):
             utterance.session.accept(fresh[start : start + _PIECE_SAMPLES])
         utterance.samples += len(fresh)
-        return utterance.session.result(flush=request.flush)
+        result = utterance.session.result(flush=request.flush)
+        if turn is None:
+            return result
+        utterance.tail += fresh
+        del utterance.tail[:-_TAIL_SAMPLES]
+        if not request.flush or not result.text:
+            return result
+        return replace(result, complete=turn.complete(bytes(utterance.tail), result.text))
 
 
 def _close(utterance: _Utterance) -> None:

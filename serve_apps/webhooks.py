@@ -30,6 +30,7 @@ SETTLE_S = 1.0
 _OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 _CUT_OFF = frozenset({"ended:lost", "ended:expired"})
 """Ends nobody chose: the caller may still be there."""
+_TRANSFER = "ended:transfer:"
 _KEPT = frozenset(
     {
         "CallStatus", "CallDuration", "SipResponseCode", "ErrorCode", "ErrorMessage", "StreamSid", "StreamName",
@@ -77,7 +78,7 @@ class Webhooks:
         return await self._spoken(form, self._connect(form, attempt=0))
 
     async def stream_ended(self, request: Request) -> Response:
-        """The stream is over: so is the call, or its gateway was lost and another one takes it."""
+        """The stream is over: so is the call, or somebody is dialled, or its gateway was lost and another takes it."""
         form = await signed_form(request, self._context)
         return await self._spoken(form, self._after_stream(form, _attempt(request)))
 
@@ -138,12 +139,15 @@ class Webhooks:
             token=token,
             action_url=f"{base}/stream-ended{again}",
             status_url=f"{base}/stream-status",
+            about={"caller": form.get("From"), "called": form.get("To")},
         )
 
     async def _after_stream(self, form: Form, attempt: int) -> str:
         if form.get("CallStatus") in _OVER:
             return twiml.hang_up()
         state = await self._settled_state(form.call_id)
+        if state.startswith(_TRANSFER):
+            return self._transfer(form, state.removeprefix(_TRANSFER))
         if state.startswith("ended") and state not in _CUT_OFF:
             return twiml.hang_up()
         if attempt >= MAX_RECONNECTS:
@@ -151,6 +155,15 @@ class Webhooks:
             return self._sorry()
         _log.warning("stream lost, reconnecting", extra={"call_id": form.call_id, "state": state, "attempt": attempt})
         return await self._connect(form, attempt + 1)
+
+    def _transfer(self, form: Form, name: str) -> str:
+        """Only those who are listed can be reached: a name may come from a language model."""
+        target = self._context.settings.tools.transfer_targets.get(name)
+        if target is None:
+            _log.error("transfer to somebody who is not listed", extra={"call_id": form.call_id, "target": name})
+            return self._sorry()
+        _log.info("call transferred", extra={"call_id": form.call_id, "target": name})
+        return twiml.transfer(target)
 
     async def _settled_state(self, call_id: str) -> str:
         """The call's state. The gateway closes the socket first and reports the end after, so ``live`` may be stale."""

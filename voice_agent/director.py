@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection
+from typing import Final
 
 from voice_agent.dialog.policy import AgentPhrases
 from voice_agent.plan import CallerInput, Checked, Memory, Outcome, Plan
 from voice_agent.ports import ToolCall
-
-if TYPE_CHECKING:
-    pass
 
 END_CALL: Final = "end_call"
 TRANSFER: Final = "transfer"
 
 
 class FreeDirector:
-    """No flow, no policies: every turn is the language model's."""
+    """No flow, no policies: every turn is the language model's.
 
-    def __init__(self, phrases: AgentPhrases) -> None:
+    ``transfer_targets``: names a model may transfer to; None: it may name any, and the carrier's side decides.
+    """
+
+    def __init__(self, phrases: AgentPhrases, transfer_targets: Collection[str] | None = None) -> None:
         self._phrases = phrases
+        self._transfer_targets = transfer_targets
 
     def opening(self) -> Plan:
         """The greeting."""
@@ -35,11 +37,15 @@ class FreeDirector:
         return Plan(memory, outcome.say)
 
     def model_tool(self, memory: Memory, call: ToolCall) -> Plan | None:
-        """``end_call`` and ``transfer`` end the call; everything else is run."""
+        """``end_call`` and ``transfer`` end the call; everything else is run.
+
+        So is a transfer to somebody who is not listed: it fails, and the model is told.
+        """
         if call.name == END_CALL:
             return Plan(memory, end_reason="goodbye")
-        if call.name == TRANSFER:
-            return Plan(memory, end_reason=f"transfer:{call.arguments.get('target', '')}")
+        target = str(call.arguments.get("target", ""))
+        if call.name == TRANSFER and (self._transfer_targets is None or target in self._transfer_targets):
+            return Plan(memory, end_reason=f"transfer:{target}")
         return None
 
     def model_done(self, memory: Memory, finish_reason: str) -> Plan:

@@ -114,9 +114,17 @@ END_REASONS: Final = frozenset(
         "gateway_lost",
         "stream_lost",
         "operator",
+        "policy",
+        "transfer",
     }
 )
 """Values of the ``reason`` label; anything else is counted as ``other``."""
+
+
+def reason_label(end_reason: str) -> str:
+    """The label of a call's end: of a transfer without its target, of which there may be any number."""
+    reason = end_reason.partition(":")[0]
+    return reason if reason in END_REASONS else "other"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,8 @@ class TranscribeResponse:
 
     ``need_from`` is set when the replica lacks the state this request builds on: nothing was consumed, and the
     caller sends the utterance again from that sample. ``confidence`` in [0, 1] is the mean word posterior.
-    ``engine_ms`` is the time the engine itself took.
+    ``engine_ms`` is the time the engine itself took; ``complete`` is the turn model's probability that the caller is
+    done, None where there is no turn model.
     """
 
     text: str = ""
@@ -95,6 +96,7 @@ class TranscribeResponse:
     flushed: bool = False
     need_from: int | None = None
     engine_ms: float = 0.0
+    complete: float | None = None
 
 
 @runtime_checkable
@@ -124,6 +126,18 @@ class SpeechToTextEngine(Protocol):
 
     def reload(self) -> None:
         """Take a new vocabulary after an ingest; sessions already open keep the old one."""
+
+
+@runtime_checkable
+class TurnModel(Protocol):
+    """Judges at a pause whether the caller is done. Blocking; the SpeechToText replica asks it beside the recogniser."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Static facts about the engine."""
+
+    def complete(self, audio: bytes, text: str) -> float:
+        """Probability in [0, 1] for mu-law 8 kHz ``audio`` up to the pause (8 s at most) and the words so far."""
 
 
 # --- retrieval ------------------------------------------------------------------------------------------------

@@ -210,4 +210,6 @@ def _cluster_edges(context: StackContext) -> CallEdges:
     from actors.call.serve_plane import ServePlane
     from actors.clients import RayJournal, node_address
 
-    return CallEdges(ServePlane(), RayJournal(context.settings.ray.namespace), node_address())
+    stt = context.settings.stt
+    plane = ServePlane(sticky=max(stt.replicas, stt.max_replicas) > 1)
+    return CallEdges(plane, RayJournal(context.settings.ray.namespace), node_address())

@@ -15,6 +15,8 @@ from voice_agent.dialog.commands import Command
 from voice_agent.dialog.events import Event
 from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
+from voice_agent.director import FreeDirector
+from voice_agent.plan import Director
 
 
 class GatewayPort(Protocol):
@@ -73,6 +75,7 @@ class DialogMachines:
 
     policy: TurnPolicy
     agent: AgentPhrases
+    transfer_targets: frozenset[str] | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> DialogMachines:
@@ -91,15 +94,18 @@ class DialogMachines:
         )
         names = ("system_prompt", "greeting", "reprompt", "not_understood", "apology", "goodbye", "silence_goodbye")
         phrases = {name: getattr(agent, name).replace("{company}", agent.company) for name in names}
-        return cls(policy, AgentPhrases(**phrases))
+        return cls(policy, AgentPhrases(**phrases), frozenset(settings.tools.transfer_targets))
 
     def new(self, call_id: str) -> Machine:
         """For a call that begins."""
-        return DialogMachine(self.policy, self.agent, call_id)
+        return DialogMachine(self.policy, self.agent, call_id, self._director())
 
     def restore(self, snapshot: Mapping[str, Any]) -> Machine:
         """For a call that another actor had."""
-        return DialogMachine.restore(dict(snapshot), self.policy, self.agent)
+        return DialogMachine.restore(dict(snapshot), self.policy, self.agent, self._director())
+
+    def _director(self) -> Director:
+        return FreeDirector(self.agent, self.transfer_targets)
 
 
 @dataclass(frozen=True, slots=True)

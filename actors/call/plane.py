@@ -1,10 +1,11 @@
-"""The model plane as a call sees it: five awaitable methods, whatever serves them."""
+"""The model plane as a call sees it: six awaitable methods, whatever serves them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
+from voice_agent.plan import Outcome
 from voice_agent.ports import (
     Capabilities,
     ReplyChunk,
@@ -16,6 +17,7 @@ from voice_agent.ports import (
     TranscribeRequest,
     TranscribeResponse,
 )
+from voice_agent.tools import ToolRequest, ToolSpec
 
 
 class ModelPlane(Protocol):
@@ -32,6 +34,10 @@ class ModelPlane(Protocol):
     @property
     def stt_capabilities(self) -> Capabilities:
         """Of the speech-to-text engine; known once ``warm`` has returned."""
+
+    @property
+    def tool_specs(self) -> Mapping[str, ToolSpec]:
+        """The tools there are, by name; known once ``warm`` has returned."""
 
     async def warm(self) -> None:
         """Connect to every stage with a real request, so that no caller pays for a cold handle.
@@ -51,3 +57,6 @@ class ModelPlane(Protocol):
 
     def speak(self, request: SpeakRequest) -> AsyncGenerator[SpeechChunk, None]:
         """Stream the speech of a clause."""
+
+    async def run_tool(self, request: ToolRequest) -> Outcome:
+        """Run a tool; asked again with the same key it gives the same outcome and does nothing."""

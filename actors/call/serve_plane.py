@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 from ray import serve
@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from voice_agent.errors import EngineFailedError, EngineUnavailableError, VoiceAgentError
+from voice_agent.plan import Outcome
 from voice_agent.ports import (
     Capabilities,
     ReplyChunk,
@@ -22,8 +23,15 @@ from voice_agent.ports import (
     TranscribeRequest,
     TranscribeResponse,
 )
+from voice_agent.tools import ToolRequest, ToolSpec
 
-STAGES: Final = {"stt": "SpeechToText", "retriever": "Retriever", "llm": "LanguageModel", "tts": "TextToSpeech"}
+STAGES: Final = {
+    "stt": "SpeechToText",
+    "retriever": "Retriever",
+    "llm": "LanguageModel",
+    "tts": "TextToSpeech",
+    "tools": "Tools",
+}
 """Serve application and deployment of each stage."""
 
 POLL_S: Final = 0.2
@@ -50,14 +58,17 @@ def _own_class(error: VoiceAgentError) -> type[VoiceAgentError]:
 class ServePlane:
     """``ModelPlane`` over the handles of the Serve applications; one per process, shared by its calls.
 
-    Handles are made in ``warm``, inside the process that uses them.
+    Handles are made in ``warm``, inside the process that uses them. ``sticky``: there may be several replicas of the
+    recogniser, and the requests of a call are to go to the same one while it is there.
     """
 
-    def __init__(self, *, warm_timeout_s: float = 180.0) -> None:
+    def __init__(self, *, sticky: bool = False, warm_timeout_s: float = 180.0) -> None:
+        self._sticky = sticky
         self._warm_timeout_s = warm_timeout_s
         self._open = 0
         self._handles: dict[str, Any] = {}
         self._stt: Capabilities | None = None
+        self._specs: dict[str, ToolSpec] = {}
 
     @property
     def open_requests(self) -> int:
@@ -75,6 +86,11 @@ class ServePlane:
             raise EngineUnavailableError("the model plane is used before it is warm; await warm() first")
         return self._stt
 
+    @property
+    def tool_specs(self) -> Mapping[str, ToolSpec]:
+        """The tools there are, by name."""
+        return self._specs
+
     async def warm(self) -> None:
         """Make the handles and ask each stage for its capabilities.
 
@@ -91,12 +107,14 @@ class ServePlane:
                 raise EngineUnavailableError(f"the {app} app does not answer; is it deployed? {error}") from error
             if app == "stt":
                 self._stt = capabilities
+        self._specs = {spec.name: spec for spec in await self._unary("tools", handles["tools"].specs)}
         # Method handles share the router of their deployment, which is warm now.
         self._handles = {
-            "stt": handles["stt"].transcribe,
+            "stt": handles["stt"].options(method_name="transcribe"),
             "retriever": handles["retriever"].search,
             "llm": handles["llm"].options(method_name="reply", stream=True),
             "tts": handles["tts"].options(method_name="speak", stream=True),
+            "tools": handles["tools"].run,
         }
 
     async def _deployed(self, app: str, deployment: str) -> Any:
@@ -109,7 +127,10 @@ class ServePlane:
 
     async def transcribe(self, request: TranscribeRequest) -> TranscribeResponse:
         """Send audio of an utterance."""
-        response: TranscribeResponse = await self._unary("stt", self._handles["stt"], request)
+        handle = self._handles["stt"]
+        if self._sticky:
+            handle = handle.options(session_id=request.call_id)
+        response: TranscribeResponse = await self._unary("stt", handle, request)
         return response
 
     async def search(self, request: SearchRequest) -> SearchResponse:
@@ -124,6 +145,11 @@ class ServePlane:
     def speak(self, request: SpeakRequest) -> AsyncGenerator[SpeechChunk, None]:
         """Stream the speech of a clause."""
         return self._stream("tts", request)
+
+    async def run_tool(self, request: ToolRequest) -> Outcome:
+        """Run a tool."""
+        outcome: Outcome = await self._unary("tools", self._handles["tools"], request)
+        return outcome
 
     async def _unary(self, stage: str, handle: Any, *arguments: Any) -> Any:
         response = handle.remote(*arguments)

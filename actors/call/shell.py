@@ -31,7 +31,7 @@ from voice_agent.dialog.commands import (
     Synthesise,
     Transcribe,
 )
-from voice_agent.dialog.events import CallStarted, CarrierStopped, Event, JobFailed
+from voice_agent.dialog.events import CallStarted, CarrierStopped, Event
 from voice_agent.dialog.records import CallRecord
 
 logger = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ class CallShell:
             Retrieve: jobs.retrieve,
             Generate: jobs.generate,
             Synthesise: jobs.synthesise,
-            RunTool: self._run_tool,
+            RunTool: jobs.run_tool,
             ReleaseTurn: lambda command: jobs.release(command.turn, interruptible=command.interruptible),
             CancelTurn: lambda command: jobs.cancel(command.turn),
             HoldPlayout: lambda _: self._control("hold"),
@@ -281,9 +281,6 @@ class CallShell:
             RecordTurn: self._record_turn,
             EndCall: self._end_call,
         }
-
-    def _run_tool(self, command: RunTool) -> None:
-        self.deliver(JobFailed("tool", command.turn, command.index, "no_tools"))
 
     def _close_utterance(self, command: CloseUtterance) -> None:
         self._control("close_utterance", command.utterance)

@@ -1,4 +1,4 @@
-"""The jobs of a call: utterances on their way to text, and per turn retrieval, reply and speech."""
+"""The jobs of a call: utterances on their way to text, and per turn retrieval, reply, speech and tools."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from typing import Any, TypeVar
 
 from actors.call.jobs import answer_of, items_of
 from actors.call.kit import CallKit
+from actors.call.tool_jobs import outcome_of
 from actors.call.turn_audio import TurnAudio
 from actors.call.utterance import Utterance, UtteranceLink
-from voice_agent.dialog.commands import Generate, Retrieve, Synthesise, Transcribe
-from voice_agent.dialog.events import Event, JobFailed, PassagesReady, ReplyReceived, SpeechSynthesised
+from voice_agent.audio.dtmf import mulaw_tones
+from voice_agent.dialog.commands import Generate, Retrieve, RunTool, Synthesise, Transcribe
+from voice_agent.dialog.events import (
+    Event,
+    HangUpRequested,
+    JobFailed,
+    PassagesReady,
+    ReplyReceived,
+    SpeechSynthesised,
+    ToolFinished,
+)
 from voice_agent.errors import EngineFailedError, VoiceAgentError
 from voice_agent.ports import ReplyChunk, ReplyRequest, SearchRequest, SpeakRequest, SpeechChunk
+from voice_agent.tools import END_CALL
 
 T = TypeVar("T")
 
@@ -45,7 +56,7 @@ class _Turn:
 
 
 class TurnJobs:
-    """Retrieval, reply and speech: each job ends by its results, one ``JobFailed``, or in silence after ``cancel``."""
+    """Retrieval, reply, speech, tools: each job ends by results, one ``JobFailed``, or in silence after ``cancel``."""
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
@@ -69,6 +80,10 @@ class TurnJobs:
         audio = self._turn(command.turn).audio
         audio.open(command.clause)
         self._start("synthesise", command.turn, command.clause, lambda emit: self._synthesise(command, audio, emit))
+
+    def run_tool(self, command: RunTool) -> None:
+        """Run a tool."""
+        self._start("tool", command.turn, command.index, lambda emit: self._run_tool(command, emit))
 
     def release(self, turn: int, *, interruptible: bool) -> None:
         """Let the audio of a turn out."""
@@ -148,6 +163,10 @@ class TurnJobs:
         await _consume(items_of(lambda: kit.plane.reply(request), kit.patience_s), take)
 
     async def _synthesise(self, command: Synthesise, audio: TurnAudio, emit: Emit) -> None:
+        if command.keys:
+            duration_ms = audio.add(command.clause, mulaw_tones(command.keys), last=True)
+            emit(SpeechSynthesised(command.turn, command.clause, duration_ms, True))
+            return
         kit = self._context.kit
         request = SpeakRequest(
             call_id=self._context.call_id,
@@ -164,6 +183,13 @@ class TurnJobs:
             return chunk.last
 
         await _consume(items_of(lambda: kit.plane.speak(request), kit.patience_s), take)
+
+    async def _run_tool(self, command: RunTool, emit: Emit) -> None:
+        context = self._context
+        outcome = await outcome_of(context.kit.plane, context.call_id, context.traceparent, command)
+        emit(ToolFinished(command.turn, command.index, outcome))
+        if command.name == END_CALL and outcome.ok:
+            emit(HangUpRequested("goodbye"))
 
 
 async def _consume(stream: AsyncGenerator[T, None], take: Callable[[T], bool]) -> None:

@@ -167,6 +167,7 @@ class Utterance:
                 text=response.text,
                 confidence=response.confidence,
                 flushed=flushed,
+                complete=response.complete if flushed else None,
             )
         )
 

@@ -60,8 +60,7 @@ class Instruments:
 
     def call_ended(self, record: CallRecord) -> None:
         """A call is over."""
-        known = record.end_reason in metrics.END_REASONS
-        self.count(metrics.CALLS_ENDED, record.end_reason if known else "other")
+        self.count(metrics.CALLS_ENDED, metrics.reason_label(record.end_reason))
         self.count(metrics.BARGE_INS, by=record.barge_ins)
         self.observe(metrics.CALL_SECONDS, record.duration_ms / 1000)
 

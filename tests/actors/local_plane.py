@@ -11,6 +11,7 @@ from actors.call.outbox import JournalOutbox
 from actors.link.messages import Control, Play, Snapshot
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.errors import EngineFailedError
+from voice_agent.plan import Outcome
 from voice_agent.ports import (
     Capabilities,
     Passage,
@@ -19,8 +20,16 @@ from voice_agent.ports import (
     SpeechChunk,
     TranscribeResponse,
 )
+from voice_agent.tools import Parameter, ToolSpec
 
 PASSAGE = Passage("c1", "We open at nine.", "We open at nine.", "Hours", "hours.md", 0.9, 0.9, 1.0)
+
+TOOLS = (
+    ToolSpec("end_call", "end_call"),
+    ToolSpec("send_dtmf", "send_dtmf", parameters=(Parameter("digits"),)),
+    ToolSpec("transfer", "transfer", parameters=(Parameter("target", choices=("sales",)),)),
+    ToolSpec("look_up_order", "sql", parameters=(Parameter("order_number"),), timeout_ms=500),
+)
 
 
 class Gate:
@@ -51,10 +60,12 @@ class LocalPlane:
     def __init__(self, push_interval_ms=0):
         self.stt_capabilities = Capabilities("scripted", "1", simulated=True, push_interval_ms=push_interval_ms)
         self.open_requests = 0
-        self.failures = {stage: deque() for stage in ("transcribe", "search", "reply", "speak")}
+        self.failures = {stage: deque() for stage in ("transcribe", "search", "reply", "speak", "tool")}
         self.gates = {}
         self.closed = {"reply": 0, "speak": 0}
-        self.requests = {stage: [] for stage in ("transcribe", "search", "reply", "speak")}
+        self.requests = {stage: [] for stage in ("transcribe", "search", "reply", "speak", "tool")}
+        self.tool_specs = {spec.name: spec for spec in TOOLS}
+        self.outcomes = {}
         self.transcripts = deque()
         self.need_from = deque()
         self.reply_chunks = [ReplyChunk("We open at nine. "), ReplyChunk("Come in.", finish_reason="stop")]
@@ -107,6 +118,14 @@ class LocalPlane:
         audio = b"\x10" * (8 * self.speech_ms // 2)
         async for item in self._stream("speak", request, [SpeechChunk(audio), SpeechChunk(audio, last=True)]):
             yield item
+
+    async def run_tool(self, request):
+        self.open_requests += 1
+        try:
+            await self._enter("tool", request)
+            return self.outcomes.get(request.name, Outcome(request.name, True, say=f"{request.name} is done."))
+        finally:
+            self.open_requests -= 1
 
     async def _stream(self, stage, request, items):
         self.open_requests += 1

@@ -50,10 +50,10 @@ def _call() -> dict[str, Any]:
         "call_id": "CA1",
         "turn_records": [
             greeting,
-            _turn(1, "We open at nine in the morning."),
+            _turn(1, "On Saturday we open at ten and close at four in the afternoon."),
             _turn(2, "We deliver for fifteen dollars."),
             _turn(3, "I am sorry, I don't know that.", sources=()),
-            _turn(4, "Every bicycle comes with a two year warranty."),
+            _turn(4, "The address of our shop is twelve Harbor Street."),
             _turn(5, "Thank you for calling. Goodbye.", kind="goodbye", sources=()),
         ],
     }
@@ -80,7 +80,7 @@ def test_an_answer_without_a_source_is_not_grounded(tmp_path: Path) -> None:
     for turn in call["turn_records"]:
         turn["sources"] = []
     problems = examine(_outcome(tmp_path), call, simulated=False).problems
-    assert any("the opening hours" in problem for problem in problems)
+    assert any("the hours on Saturday" in problem for problem in problems)
 
 
 def test_a_call_cut_short_is_a_problem(tmp_path: Path) -> None:

@@ -35,6 +35,15 @@ def clip(text: str, voice: str) -> bytes:
     return asyncio.run(collect())
 
 
+def word_ends_ms(text: str, voice: str) -> tuple[int, ...]:
+    """Where the words of ``clip`` end."""
+
+    async def last() -> tuple[int, ...]:
+        return [chunk async for chunk in tts("flite").speak(SpeakRequest("t", 1, 1, text, voice))][-1].word_ends_ms
+
+    return asyncio.run(last())
+
+
 def phone_line(audio: bytes, before_ms: int = 240, after_ms: int = 100) -> bytes:
     """Mu-law audio through a 300-3400 Hz line with a little noise, and silence round it."""
     taps = np.arange(-100, 101)

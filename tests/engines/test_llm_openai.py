@@ -138,3 +138,22 @@ async def test_closing_the_stream_closes_the_connection() -> None:
     await asyncio.wait_for(gone.wait(), 10)
     server.close()
     await server.wait_closed()
+
+
+async def test_a_tools_result_stands_behind_the_request_for_it() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, content=events({"delta": {"content": "Sent."}, "finish_reason": "stop"}))
+
+    told = {"tool": "look_up", "arguments": {"number": "7"}, "ok": True, "result": {"status": "sent"}, "error": ""}
+    messages = (*REQUEST.messages, Message("tool", json.dumps(told)))
+    engine = engine_of(answer)
+    _ = [chunk async for chunk in engine.reply(ReplyRequest("call", 1, messages))]
+    *_, asked, result = json.loads(seen[0].content)["messages"]
+    (call,) = asked["tool_calls"]
+    assert (asked["role"], call["function"]["name"]) == ("assistant", "look_up")
+    assert json.loads(call["function"]["arguments"]) == {"number": "7"}
+    assert (result["role"], result["tool_call_id"]) == ("tool", call["id"])
+    assert json.loads(result["content"]) == {"ok": True, "result": {"status": "sent"}, "error": ""}

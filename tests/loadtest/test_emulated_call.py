@@ -209,6 +209,16 @@ async def test_reconnecting_for_ever_ends(stack_of, tmp_path):
     assert len(stack.peers) == 10
 
 
+async def test_a_call_handed_on_after_its_stream_is_a_good_call(stack_of, tmp_path):
+    async def agent(peer):
+        await peer.socket.close()
+
+    handed_on = {"/twilio/stream-ended": "<Response><Dial><Sip>sip:desk@example.com</Sip></Dial></Response>"}
+    async with stack_of(agent, **handed_on) as stack:
+        outcome = await call(stack, WAITS, tmp_path)
+    assert (outcome.ended_by, outcome.reason, outcome.ok) == ("transferred", "sip:desk@example.com", True)
+
+
 async def test_without_an_action_the_call_ends_with_the_stream(tmp_path):
     async def agent(peer):
         await peer.socket.close()
@@ -224,6 +234,7 @@ async def test_without_an_action_the_call_ends_with_the_stream(tmp_path):
         ("<Response><Say>We are full.</Say><Hangup/></Response>", "refused", "hang-up"),
         ("<Response><Reject reason='busy'/></Response>", "rejected", "busy"),
         ("<Response><Dial>+15550199</Dial></Response>", "transferred", "15550199"),
+        ("<Response><Enqueue>sales</Enqueue></Response>", "transferred", "queue:sales"),
         ("<Response/>", "refused", "end of the TwiML"),
         ("this is not xml", "carrier", "not XML"),
         ("<Response><Sing/></Response>", "carrier", "verb Sing"),

@@ -9,7 +9,7 @@ def test_the_document_of_a_call():
         '<?xml version="1.0" encoding="UTF-8"?><Response><Connect action="https://e/ended">'
         '<Stream url="wss://e/media" statusCallback="https://e/s"><Parameter name="token" value="a&amp;b"/></Stream>'
         "</Connect><Say>Good  bye.</Say><Pause length='2'/><Redirect> /x </Redirect><Dial><Number>+1555</Number></Dial>"
-        "<Reject reason='busy'/><Hangup/></Response>"
+        "<Dial><Sip>sip:a@b</Sip></Dial><Enqueue>sales</Enqueue><Reject reason='busy'/><Hangup/></Response>"
     )
     assert verbs == (
         twiml.Connect(twiml.Stream("wss://e/media", "https://e/s", {"token": "a&b"}), "https://e/ended"),
@@ -17,6 +17,8 @@ def test_the_document_of_a_call():
         twiml.Pause(2.0),
         twiml.Redirect("/x"),
         twiml.Dial("+1555"),
+        twiml.Dial("sip:a@b"),
+        twiml.Enqueue("sales"),
         twiml.Reject("busy"),
         twiml.Hangup(),
     )
@@ -43,6 +45,8 @@ def test_the_document_of_a_call():
         ),
         ("<Response><Pause length='long'/></Response>", "number of seconds"),
         ("<Response><Redirect/></Response>", "must hold a URL"),
+        ("<Response><Dial/></Response>", "somebody to be dialled"),
+        ("<Response><Enqueue/></Response>", "name of a queue"),
         ("<!DOCTYPE x [<!ENTITY a 'b'>]><Response>&a;</Response>", "document type"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 import xml.etree.ElementTree as ElementTree
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 from ingress_fakes import AUTH_TOKEN, NOW_S, PUBLIC, Stack, context, no_postgres, unreachable
 
+from configs.settings import ToolSettings
 from serve_apps.webhooks import MAX_RECONNECTS
 from voice_agent.errors import AuthError
 from voice_agent.twilio import tokens
@@ -24,13 +26,14 @@ def spoken(answer: httpx.Response) -> str:
 
 
 def stream(answer: httpx.Response) -> tuple[dict[str, str], dict[str, str], str]:
-    """Attributes of Connect and Stream, and the token."""
+    """Attributes of Connect and Stream, and the token; who calls whom stands beside it."""
     assert verbs(answer) == ["Connect"]
     connect = ElementTree.fromstring(answer.text)[0]
     (found,) = connect
-    (parameter,) = found
-    assert parameter.get("name") == "token"
-    return dict(connect.attrib), dict(found.attrib), parameter.get("value") or ""
+    parameters = {parameter.get("name"): parameter.get("value") or "" for parameter in found}
+    assert set(parameters) == {"token", "caller", "called"}
+    assert (parameters["caller"], parameters["called"]) == ("+3225550100", "+3225550199")
+    return dict(connect.attrib), dict(found.attrib), parameters["token"]
 
 
 async def test_a_call_is_connected_to_the_gateway_it_was_admitted_to() -> None:
@@ -276,3 +279,39 @@ async def test_no_number_of_a_person_is_logged(caplog: pytest.LogCaptureFixture)
     assert "call refused" in text
     assert "25550100" not in text
     assert AUTH_TOKEN not in text
+
+
+@pytest.mark.parametrize(
+    ("target", "document"),
+    [
+        ("+15550100", "<Dial>+15550100</Dial>"),
+        ("sip:desk@example.com", "<Dial><Sip>sip:desk@example.com</Sip></Dial>"),
+        ("queue:sales", "<Enqueue>sales</Enqueue>"),
+    ],
+)
+async def test_a_transferred_call_is_dialled_and_over(target: str, document: str) -> None:
+    stack = Stack()
+    tools = ToolSettings(transfer_targets={"sales": target})
+    settings = stack.context.settings.model_copy(update={"tools": tools})
+    stack.context = dataclasses.replace(stack.context, settings=settings)
+    stack.dispatcher.states = ["live", "ended:transfer:sales"]
+    stack.settle_s = 5.0
+    answer = await stack.post("/twilio/stream-ended", CallStatus="in-progress")
+    assert answer.text.endswith(f"<Response>{document}</Response>")
+    assert stack.dispatcher.admitted == []
+    assert verbs(await stack.post("/twilio/stream-ended", CallStatus="completed")) == ["Hangup"]
+
+
+@pytest.mark.parametrize("name", ["support", "+4912345", ""])
+async def test_nobody_is_dialled_who_is_not_listed(name: str) -> None:
+    stack = Stack()
+    stack.dispatcher.states = [f"ended:transfer:{name}"]
+    answer = await stack.post("/twilio/stream-ended", CallStatus="in-progress")
+    assert spoken(answer) == stack.context.settings.agent.out_of_service
+
+
+async def test_a_number_too_long_for_a_parameter_is_left_out() -> None:
+    stack = Stack()
+    answer = await stack.post("/twilio/voice", From="sip:" + "x" * 600 + "@example.com")
+    names = [parameter.get("name") for parameter in ElementTree.fromstring(answer.text).iter("Parameter")]
+    assert names == ["token", "called"]

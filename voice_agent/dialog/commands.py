@@ -50,11 +50,15 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Synthesise:
-    """Speak a clause. Its audio is kept by the shell until ``ReleaseTurn``, then goes straight to the gateway."""
+    """Speak a clause. Its audio is kept by the shell until ``ReleaseTurn``, then goes straight to the gateway.
+
+    ``keys``: press these telephone keys instead; ``text`` is empty then.
+    """
 
     turn: int
     clause: int
     text: str
+    keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)

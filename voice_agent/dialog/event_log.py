@@ -29,6 +29,7 @@ _PRIVATE: frozenset[tuple[str, str]] = frozenset(
         ("DtmfReceived", "digit"),
         ("Retrieve", "query"),
         ("Synthesise", "text"),
+        ("Synthesise", "keys"),
         ("Message", "content"),
         ("HangUpRequested", "details"),
         ("RunTool", "arguments"),

@@ -25,7 +25,9 @@ class Hearing(Planning):
     def _on_speech_started(self, event: SpeechStarted) -> None:
         """The caller speaks while nobody does, or before the reply has been heard."""
         self._hear(event)
-        if self._s.reply is not None and self._s.reply.kind == "reply":
+        reply = self._s.reply
+        # A tool that has begun cannot be undone, so its reply stands; what the caller says now is for afterwards.
+        if reply is not None and reply.kind == "reply" and not reply.tools_run:
             self._abandon_reply()
         if self._s.reply is None:
             self._go(State.HEARING)
@@ -198,6 +200,7 @@ class Hearing(Planning):
         self._at(Timer.SILENCE, self._s.now_ms + self.policy.reprompt_after_ms)
 
     def _on_silence(self) -> None:
+        """Nobody has spoken for a while: ask again, and say goodbye when that was of no use."""
         if self._s.state is State.LISTENING:
             if self._s.reprompts < self.policy.reprompts:
                 self._s.reprompts += 1

@@ -57,6 +57,7 @@ class Interrupting(Hearing):
             self._resume()
 
     def _on_confirm(self) -> None:
+        """The caller has spoken over the agent for long enough: words or not, the turn is the caller's."""
         if self._s.state is State.HELD:
             self._interrupt()
 

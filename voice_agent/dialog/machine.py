@@ -125,6 +125,7 @@ class DialogMachine(TakingOver):
         self._say(self.agent.goodbye, "goodbye", end_reason=event.reason)
 
     def _on_max_call(self) -> None:
+        """The call is as long as a call may be: say goodbye."""
         if self._s.state not in (State.ENDING, State.ENDED):
             self._on_hang_up_requested(HangUpRequested("max_length"))
 

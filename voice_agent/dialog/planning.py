@@ -13,7 +13,8 @@ from voice_agent.dialog.reply import Clause, Reply
 from voice_agent.dialog.replying import Replying
 from voice_agent.dialog.state import State, Timer
 from voice_agent.plan import CallerInput, Outcome, Plan
-from voice_agent.ports import Message, ReplyChunk
+from voice_agent.ports import Message, ReplyChunk, ToolCall
+from voice_agent.tools import SEND_DTMF
 
 
 class Planning(Replying):
@@ -134,12 +135,14 @@ class Planning(Replying):
         reply = self._s.reply
         if reply is None:
             return
-        reply.running = None
+        call, reply.running = reply.running, None
+        if event.outcome.ok and event.outcome.name == SEND_DTMF and not reply.stopped:
+            reply.clauses.append(Clause("", keys=str(event.outcome.value.get("keys", ""))))
         if not reply.from_model:
             self._follow(reply, self.director.tool_done(reply.memory, event.outcome))
             self._s.memory = reply.memory
             return
-        reply.messages = (*reply.messages, Message("tool", _told(event.outcome)))
+        reply.messages = (*reply.messages, Message("tool", _told(event.outcome, call)))
         if reply.waiting:
             self._run_tools(reply)
         else:
@@ -190,6 +193,14 @@ class Planning(Replying):
             self._s.reply.failed_stages.append(stage)
 
 
-def _told(outcome: Outcome) -> str:
-    """A tool's result as a language model is told it."""
-    return json.dumps({"tool": outcome.name, "ok": outcome.ok, "result": dict(outcome.value), "error": outcome.code})
+def _told(outcome: Outcome, call: ToolCall | None) -> str:
+    """A tool's result, and what it was asked with, as a language model is told it."""
+    return json.dumps(
+        {
+            "tool": outcome.name,
+            "arguments": dict(call.arguments) if call is not None else {},
+            "ok": outcome.ok,
+            "result": dict(outcome.value),
+            "error": outcome.code,
+        }
+    )

@@ -13,7 +13,10 @@ from voice_agent.ports import Message, Passage, ReplyChunk, ToolCall
 
 @dataclass(slots=True)
 class Clause:
-    """A piece of the reply that is synthesised and played as one. Times in ms."""
+    """A piece of the reply that is synthesised and played as one. Times in ms.
+
+    ``keys`` are telephone keys to be pressed; such a clause has no text.
+    """
 
     text: str
     asked: bool = False
@@ -23,6 +26,7 @@ class Clause:
     started_at_ms: int | None = None
     heard_ms: int = 0
     played: bool = False
+    keys: str = ""
 
     def heard_text(self) -> str:
         """The words of this clause that were heard."""
@@ -35,6 +39,7 @@ class Clause:
 class Reply:
     """The agent's side of one turn.
 
+    ``before`` is the dialog's memory before this was released, for a reply that is dropped after all.
     ``kind`` is greeting, reply, reprompt, apology or goodbye. ``released`` says its audio may go out. Clauses are
     synthesised one at a time, in order; of a reply not yet released only the first.
     """
@@ -54,6 +59,7 @@ class Reply:
     failed_stages: list[str] = field(default_factory=list)
     findings: tuple[str, ...] = ()
     memory: Memory = field(default_factory=Memory)
+    before: Memory = field(default_factory=Memory)
     model_text: str = ""
     messages: tuple[Message, ...] = ()
     passages: tuple[Passage, ...] = ()
@@ -100,7 +106,7 @@ class Reply:
 
     def text(self) -> str:
         """All that was to be said, as far as it is known."""
-        return " ".join(clause.text for clause in self.clauses)
+        return " ".join(clause.text for clause in self.clauses if clause.text)
 
     def heard_text(self) -> str:
         """What of it was heard: whole clauses, then a prefix of the one that was cut."""

@@ -29,7 +29,7 @@ class Replying(Call):
         if reply is None or reply.released:
             return
         reply.released = True
-        self._s.memory = reply.memory
+        reply.before, self._s.memory = self._s.memory, reply.memory
         reply.times.endpoint_ms, reply.times.released_ms = self._s.times.endpoint_ms, self._s.now_ms
         if reply.speculative:
             self._s.count("speculations_kept")
@@ -43,6 +43,9 @@ class Replying(Call):
         while reply is not None and (index := reply.next_to_synthesise()) is not None:
             clause = reply.clauses[index]
             clause.asked = True
+            if clause.keys:
+                self._start(("synthesise", reply.turn, index), Synthesise(reply.turn, index, "", clause.keys))
+                return
             checked = self.director.check(clause.text)
             reply.findings += checked.findings
             clause.text = checked.text
@@ -114,6 +117,8 @@ class Replying(Call):
         reply = self._s.reply
         if reply is not None:
             if reply.released:
+                # Its words will be answered again with what follows, from where the dialog stood.
+                self._s.memory = reply.before
                 self._commands.append(ClearPlayout(reply.turn))
             self._commands.append(CancelTurn(reply.turn))
             self._forget_jobs(reply.turn)

@@ -21,19 +21,22 @@ from voice_agent.policy.tokens import hidden, tokens_of
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """Finds one kind of private data. ``digits``: a run of this many is needed; ``at``: an at-sign, or the word."""
+    """Finds one kind of private data. It is worth asking when the text has a run of ``digits``, or ``total`` digits in
+    all, or, for ``at``, an at-sign or the word.
+    """
 
     find: Callable[[Reading], list[Span]]
     spoken: str
     digits: int = 0
+    total: int = 0
     at: bool = False
 
 
 DETECTORS: Mapping[str, Detector] = {
     "card": Detector(cards, "a card number", digits=13),
-    "iban": Detector(ibans, "an account number", digits=2),
+    "iban": Detector(ibans, "an account number", total=10),
     "us_ssn": Detector(social_security_numbers, "a social security number", digits=9),
-    "uk_nino": Detector(national_insurance_numbers, "a national insurance number", digits=2),
+    "uk_nino": Detector(national_insurance_numbers, "a national insurance number", total=6),
     "phone": Detector(phones, "a phone number", digits=7),
     "email": Detector(emails, "an e-mail address", at=True),
     "birth_date": Detector(birth_dates, "a date of birth"),
@@ -90,7 +93,7 @@ def bare(value: str) -> str:
 def _worthwhile(reading: Reading, detector: Detector) -> bool:
     if detector.at:
         return "@" in reading.text or "at" in reading.lowered
-    return not detector.digits or reading.most_digits >= detector.digits
+    return reading.most_digits >= detector.digits and reading.all_digits >= detector.total
 
 
 def _merged(spans: list[Span]) -> list[Span]:

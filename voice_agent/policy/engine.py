@@ -128,13 +128,14 @@ class PolicyEngine:
         self._allow = {
             rule.id: frozenset(bare(value) for value in rule.allow) for rule in self._rules if isinstance(rule, Redact)
         }
+        self._newest = Reading("")
         self._kept: dict[tuple[str, str], tuple[tuple[Private, ...], tuple[str, ...]]] = {}
 
     # --- on what is heard ---
 
     def heard(self, text: str, counts: Mapping[str, int]) -> Verdict:
         """Judge what the caller said. ``counts`` are consecutive counters, by name."""
-        reading, after = Reading(text), dict(counts)
+        reading, after = self._reading(text), dict(counts)
         findings, actions = list[str](), list[PolicyAction]()
         insulted = False
         for rule in self._rules:
@@ -164,7 +165,7 @@ class PolicyEngine:
 
     def about_to_say(self, text: str) -> Verdict:
         """Judge a clause before it is spoken. With an action, the reply ends with the verdict's text."""
-        reading = Reading(text)
+        reading = self._reading(text)
         for rule in self._rules:
             if isinstance(rule, ForbiddenSpeech) and self._found(rule, reading):
                 action = PolicyAction("say", rule.replace) if rule.stop else None
@@ -208,6 +209,13 @@ class PolicyEngine:
 
     # --- inside ---
 
+    def _reading(self, text: str) -> Reading:
+        """A text is judged by several rules, one after the other."""
+        text = clean(text)
+        if self._newest.text != text:
+            self._newest = Reading(text)
+        return self._newest
+
     def _found(self, rule: Rule, reading: Reading) -> bool:
         return self._run(rule, partial(self._matchers[rule.id].found, reading))
 
@@ -229,7 +237,7 @@ class PolicyEngine:
         return known
 
     def _look(self, text: str, where: Where) -> tuple[tuple[Private, ...], tuple[str, ...]]:
-        reading, found, ids = Reading(clean(text)), list[Private](), dict[str, None]()
+        reading, found, ids = self._reading(text), list[Private](), dict[str, None]()
         again = True
         while again:
             again = False

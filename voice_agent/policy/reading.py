@@ -34,6 +34,11 @@ class Reading:
         return max((sum(len(group.digits) for group in run) for run in self.runs), default=0)
 
     @cached_property
+    def all_digits(self) -> int:
+        """Digits of all runs."""
+        return sum(len(group.digits) for run in self.runs for group in run)
+
+    @cached_property
     def lowered(self) -> str:
         """The text in lower case."""
         return self.text.lower()
