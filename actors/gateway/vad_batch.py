@@ -29,8 +29,9 @@ NOTHING_DB: Final = -62.0
 """While the caller is silent, a window without a frame this loud counts as no speech and the model is not asked.
 
 That holds for speech at the levels of telephony, some 30 dB above it: on read speech with background noise no onset
-moved by more than two windows (at -55 dB it lost some). A caller so faint that no frame reaches it is not heard. Neither is
-the model asked about a window that does not stand out of the caller's background (``VadSource.worth_judging``).
+moved by more than two windows (at -55 dB it lost some). A caller so faint that no frame reaches it is not heard.
+Neither is the model asked about a window that does not stand out of the caller's background
+(``VadSource.worth_judging``).
 """
 _SILENT_POWER: Final = 1e-12
 _POWER: Final[NDArray[np.float32]] = np.square(mulaw_to_float(bytes(range(256))))
