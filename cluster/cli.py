@@ -55,6 +55,7 @@ def _register() -> None:
     from cluster.commands.config import show as show_config
     from cluster.commands.demo import demo
     from cluster.commands.doctor import doctor
+    from cluster.commands.eval import evaluate
     from cluster.commands.kb import ask, ingest, list_documents, remove
     from cluster.commands.tools import list_tools
     from cluster.commands.up import up
@@ -63,6 +64,7 @@ def _register() -> None:
     app.command("demo")(demo)
     app.command("call")(place_call)
     app.command("doctor")(doctor)
+    app.command("eval")(evaluate)
     kb.command("ingest")(ingest)
     kb.command("ask")(ask)
     kb.command("remove")(remove)

@@ -184,6 +184,15 @@ def in_force(settings: Settings, *, probe: bool = False) -> Policies:
     return loaded
 
 
+def put_through_to(settings: Settings) -> frozenset[str]:
+    """Everybody whom a rule puts callers through to: names and addresses.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    return frozenset(rule.to for rule in of(settings).rules if isinstance(rule, Escalate | Failures) and rule.to)
+
+
 def found(path: Path) -> Path:
     """The file that is meant: ``default`` and its like ship with the program."""
     shipped = SHIPPED / f"{path}.yaml"

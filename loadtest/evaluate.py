@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -71,12 +71,16 @@ class ScenarioRun:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """All runs. ``simulated``: the profile's engines are; its figures are of the platform, not of models."""
+    """All runs. ``simulated``: the profile's engines are; its figures are of the platform, not of models.
+
+    ``sets``: settings beside those of the profile.
+    """
 
     at: str
     machine: str
     profile: str
     simulated: bool
+    sets: Mapping[str, str]
     runs: tuple[ScenarioRun, ...]
 
     @property
@@ -98,6 +102,7 @@ class EvalPlan:
         profile: of the stacks that are started.
         data_dir: their data folder; knowledge that is there is used again.
         out_dir: results go there.
+        sets: settings of all stacks; a scenario's own win.
         jobs: calls at once. More than one makes each slower on a small machine.
         missing: says why settings cannot be had, empty when they can; scenarios that need such are skipped.
     """
@@ -108,6 +113,7 @@ class EvalPlan:
     out_dir: Path
     repeat: int = 1
     jobs: int = 1
+    sets: Mapping[str, str] = field(default_factory=dict)
     missing: Callable[[Mapping[str, str]], str] = lambda sets: ""
 
 
@@ -122,17 +128,19 @@ async def run_eval(plan: EvalPlan, tell: Tell | None = None, target: EvalTarget 
     plan.out_dir.mkdir(parents=True, exist_ok=True)
     runs: list[ScenarioRun] = []
     for number, (sets, scenarios) in enumerate(_by_settings(plan.scenarios)):
-        reason = plan.missing(dict(sets))
+        wanted = {**plan.sets, **dict(sets)}
+        reason = plan.missing(wanted)
         if reason:
             runs += [ScenarioRun(one.name, one.theme, 1, "skipped", (reason,)) for one in scenarios]
             continue
-        async with _stack(plan, dict(sets), number, target, say) as stack:
+        async with _stack(plan, wanted, number, target, say) as stack:
             runs += await _run_all(plan, scenarios, stack, say)
     result = EvalResult(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(),
         profile=plan.profile,
         simulated=plan.profile == "simulated",
+        sets=dict(plan.sets),
         runs=tuple(runs),
     )
     (plan.out_dir / "eval.json").write_text(

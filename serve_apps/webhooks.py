@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from configs import policies
 from configs.runtime import StackContext
 from serve_apps import twiml
 from serve_apps.backends import Backends
@@ -147,7 +148,7 @@ class Webhooks:
             return twiml.hang_up()
         state = await self._settled_state(form.call_id)
         if state.startswith(_TRANSFER):
-            return self._transfer(form, state.removeprefix(_TRANSFER))
+            return await self._transfer(form, state.removeprefix(_TRANSFER))
         if state.startswith("ended") and state not in _CUT_OFF:
             return twiml.hang_up()
         if attempt >= MAX_RECONNECTS:
@@ -156,13 +157,17 @@ class Webhooks:
         _log.warning("stream lost, reconnecting", extra={"call_id": form.call_id, "state": state, "attempt": attempt})
         return await self._connect(form, attempt + 1)
 
-    def _transfer(self, form: Form, name: str) -> str:
-        """Only those who are listed can be reached: a name may come from a language model."""
-        target = self._context.settings.tools.transfer_targets.get(name)
-        if target is None:
-            _log.error("transfer to somebody who is not listed", extra={"call_id": form.call_id, "target": name})
+    async def _transfer(self, form: Form, name: str) -> str:
+        """Only those whom the configuration names can be reached: what is asked for may come from a language model."""
+        settings = self._context.settings
+        target = settings.tools.transfer_targets.get(name, "")
+        # Rules may name an address instead; they are read from files, so only when it is not one of the names.
+        if not target and name in await asyncio.to_thread(policies.put_through_to, settings):
+            target = name
+        if not target:
+            _log.error("transfer to somebody who is not listed", extra={"call_id": form.call_id, "target_pii": name})
             return self._sorry()
-        _log.info("call transferred", extra={"call_id": form.call_id, "target": name})
+        _log.info("call transferred", extra={"call_id": form.call_id, "target_pii": name})
         return twiml.transfer(target)
 
     async def _settled_state(self, call_id: str) -> str:

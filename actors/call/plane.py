@@ -39,6 +39,10 @@ class ModelPlane(Protocol):
     def tool_specs(self) -> Mapping[str, ToolSpec]:
         """The tools there are, by name; known once ``warm`` has returned."""
 
+    @property
+    def load(self) -> float:
+        """How busy the engines are, 0 idle to 1 at their limit."""
+
     async def warm(self) -> None:
         """Connect to every stage with a real request, so that no caller pays for a cold handle.
 

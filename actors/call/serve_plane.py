@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from actors.call.load import PlaneLoad
 from voice_agent.errors import EngineFailedError, EngineUnavailableError, VoiceAgentError
 from voice_agent.plan import Outcome
 from voice_agent.ports import (
@@ -69,6 +71,7 @@ class ServePlane:
         self._handles: dict[str, Any] = {}
         self._stt: Capabilities | None = None
         self._specs: dict[str, ToolSpec] = {}
+        self._load = PlaneLoad(time.monotonic)
 
     @property
     def open_requests(self) -> int:
@@ -90,6 +93,11 @@ class ServePlane:
     def tool_specs(self) -> Mapping[str, ToolSpec]:
         """The tools there are, by name."""
         return self._specs
+
+    @property
+    def load(self) -> float:
+        """By the waiting of recognition and search, the two stages that every turn asks first."""
+        return self._load.level
 
     async def warm(self) -> None:
         """Make the handles and ask each stage for its capabilities.
@@ -130,12 +138,16 @@ class ServePlane:
         handle = self._handles["stt"]
         if self._sticky:
             handle = handle.options(session_id=request.call_id)
+        started_s = time.monotonic()
         response: TranscribeResponse = await self._unary("stt", handle, request)
+        self._load.note((time.monotonic() - started_s) * 1000, response.engine_ms)
         return response
 
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Search the knowledge base."""
+        started_s = time.monotonic()
         response: SearchResponse = await self._unary("retriever", self._handles["retriever"], request)
+        self._load.note((time.monotonic() - started_s) * 1000, response.engine_ms)
         return response
 
     def reply(self, request: ReplyRequest) -> AsyncGenerator[ReplyChunk, None]:

@@ -31,7 +31,7 @@ from voice_agent.dialog.commands import (
     Synthesise,
     Transcribe,
 )
-from voice_agent.dialog.events import CallStarted, CarrierStopped, Event
+from voice_agent.dialog.events import CallStarted, CarrierStopped, Event, LoadChanged, SpeechPaused
 from voice_agent.dialog.records import CallRecord
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ SNAPSHOT_EVERY_S: Final = 0.1
 
 TIME_FIELDS: Final = ("onset_ms", "speech_end_ms", "at_ms")
 """Fields of events that are times on the call's clock; ``heard_ms`` and ``duration_ms`` are lengths."""
+
+LOAD_STEP: Final = 0.1
+"""Changes of the load below this are not told."""
 
 HANDED_OVER: Final = "handed_over"
 """Reason of a ``Detach`` after which the call goes on in another actor."""
@@ -85,6 +88,7 @@ class CallShell:
         self._shift_ms = max(0, self._machine.now_ms - attach.now_ms) if reconnected else 0
         self._zero_s = self._loop.time() - (attach.now_ms + self._shift_ms) / 1000
         self._events: deque[Event] = deque()
+        self._load = 0.0
         self._wake = asyncio.Event()
         self._over = ""
         self._ended = False
@@ -111,7 +115,16 @@ class CallShell:
 
     def from_gateway(self, event: Event) -> None:
         """Take an event whose times are on the gateway's clock."""
+        if isinstance(event, SpeechPaused):
+            self._tell_load()
         self.deliver(shifted(event, self._shift_ms) if self._shift_ms else event)
+
+    def _tell_load(self) -> None:
+        """A pause is where the dialog decides whether to prepare a reply that may be thrown away."""
+        load = self._kit.plane.load
+        if abs(load - self._load) >= LOAD_STEP:
+            self._load = load
+            self.deliver(LoadChanged(load))
 
     def deliver(self, event: Event) -> None:
         """Take an event. Never waits."""

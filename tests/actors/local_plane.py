@@ -64,6 +64,7 @@ class LocalPlane:
         self.gates = {}
         self.closed = {"reply": 0, "speak": 0}
         self.requests = {stage: [] for stage in ("transcribe", "search", "reply", "speak", "tool")}
+        self.load = 0.0
         self.tool_specs = {spec.name: spec for spec in TOOLS}
         self.outcomes = {}
         self.transcripts = deque()

@@ -73,7 +73,7 @@ class Call:
         self.shell.deliver(SpeechStarted(self.utterance, now))
         for offset in range(0, ms * 8, 800):
             self.shell.audio(self.utterance, offset, bytes([self.utterance]) * 800)
-        self.shell.deliver(SpeechPaused(self.utterance, now))
+        self.shell.from_gateway(SpeechPaused(self.utterance, now))
 
     def fed(self, name):
         self.shell._log.flush()
@@ -405,3 +405,15 @@ async def test_events_without_end_fail_the_call():
             call.shell.deliver(ClausePlayed(9, 9, 0))
         await call.over()
     assert [record.end_reason for record in call.journal.of(CallRecord)] == ["failed"]
+
+
+async def test_a_busy_plane_prepares_nothing_that_may_be_thrown_away():
+    plane = LocalPlane()
+    async with Call(plane, policy=POLICY.__class__(endpoint_ms=60_000, endpoint_short_ms=60_000)) as call:
+        await call.played(1)
+        plane.load = 0.95
+        call.say()
+        await until(lambda: call.fed("TranscriptReady"))
+        await asyncio.sleep(0.02)
+        assert [event["level"] for event in call.fed("LoadChanged")] == [0.95]
+        assert not call.fed("PassagesReady")

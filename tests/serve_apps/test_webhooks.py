@@ -8,7 +8,7 @@ import httpx
 import pytest
 from ingress_fakes import AUTH_TOKEN, NOW_S, PUBLIC, Stack, context, no_postgres, unreachable
 
-from configs.settings import ToolSettings
+from configs.settings import PolicySettings, ToolSettings
 from serve_apps.webhooks import MAX_RECONNECTS
 from voice_agent.errors import AuthError
 from voice_agent.twilio import tokens
@@ -308,6 +308,16 @@ async def test_nobody_is_dialled_who_is_not_listed(name: str) -> None:
     stack.dispatcher.states = [f"ended:transfer:{name}"]
     answer = await stack.post("/twilio/stream-ended", CallStatus="in-progress")
     assert spoken(answer) == stack.context.settings.agent.out_of_service
+
+
+async def test_whom_a_rule_puts_through_to_is_dialled() -> None:
+    stack = Stack()
+    policy = PolicySettings(escalate_to="+15550123")
+    settings = stack.context.settings.model_copy(update={"policy": policy})
+    stack.context = dataclasses.replace(stack.context, settings=settings)
+    stack.dispatcher.states = ["ended:transfer:+15550123"]
+    answer = await stack.post("/twilio/stream-ended", CallStatus="in-progress")
+    assert "<Dial>+15550123</Dial>" in answer.text
 
 
 async def test_a_number_too_long_for_a_parameter_is_left_out() -> None:

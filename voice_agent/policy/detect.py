@@ -83,7 +83,7 @@ def bare(value: str) -> str:
         text += "@" if "@" in value[last : token.start] or token.text == "at" else ""
         if group is not None:
             text += group[0].digits
-        elif token.text not in ("at", "dot"):
+        elif token.text not in ("at", "dot", "plus"):
             text += token.text
         place += 1 if group is None else group[1]
         last = token.end

@@ -57,6 +57,12 @@ def runs_of(text: str, tokens: Sequence[Token]) -> list[Run]:
     return list(_Runs(text, tokens).walk())
 
 
+def goes_on(tokens: Sequence[Token], run: Run) -> bool:
+    """May digits that come next still belong to this run?"""
+    after = [token.text for token in tokens if token.start >= run[-1].end]
+    return len(after) <= _MAX_BETWEEN and all(word in _FILLERS or word in _LINKS or word in _MISHEARD for word in after)
+
+
 def firm(run: Run) -> Iterator[Run]:
     """A run cut where it is only loosely joined; without guesses and amounts."""
     part: Run = []

@@ -7,7 +7,7 @@ counted, and reported once when it does so again and again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar
@@ -68,6 +68,15 @@ class Verdict:
     action: PolicyAction | None = None
     findings: tuple[str, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
+
+
+def written(text: str, found: Iterable[Private], name: Callable[[str], str]) -> str:
+    """The text with what was found, in order, replaced by ``name`` of its kind."""
+    parts, place = list[str](), 0
+    for start, end, kind in found:
+        parts += [text[place:start], name(kind)]
+        place = end
+    return "".join((*parts, text[place:]))
 
 
 @dataclass(slots=True)
@@ -151,7 +160,7 @@ class PolicyEngine:
         if not insulted and after.get(ABUSE):
             after[ABUSE] = 0
         hidden, found_by = self._private(text, "model")
-        masked = "".join(_written(text, hidden, mask))
+        masked = written(text, hidden, mask)
         return Verdict(masked, actions[0] if actions else None, (*findings, *found_by), after)
 
     def after_failures(self, counts: Mapping[str, int]) -> PolicyAction | None:
@@ -171,7 +180,7 @@ class PolicyEngine:
                 action = PolicyAction("say", rule.replace) if rule.stop else None
                 return Verdict(rule.replace, action, (rule.id,))
         hidden, found_by = self._private(text, "spoken")
-        return Verdict("".join(_written(text, hidden, lambda kind: DETECTORS[kind].spoken)), None, found_by)
+        return Verdict(written(text, hidden, _spoken), None, found_by)
 
     def disclosures(self) -> tuple[str, ...]:
         """What has to be said at the start of a call."""
@@ -186,7 +195,7 @@ class PolicyEngine:
             text: what is to be kept.
             before: text that came before it and is kept apart; private data may begin there.
         """
-        return "".join(_written(text, self.private(text, before), mask))
+        return written(text, self.private(text, before), mask)
 
     def private(self, text: str, before: str = "") -> tuple[Private, ...]:
         """What ``redact`` masks in ``text``, in order."""
@@ -269,11 +278,5 @@ def _has_failed(rule: Failures, counts: Mapping[str, int]) -> bool:
     return bool(rule.to) and 0 < rule.after <= counts.get(FAILURES, 0)
 
 
-def _written(text: str, found: tuple[Private, ...], name: Callable[[str], str]) -> Iterator[str]:
-    """The text with what was found replaced by ``name`` of its kind."""
-    place = 0
-    for start, end, kind in found:
-        yield text[place:start]
-        yield name(kind)
-        place = end
-    yield text[place:]
+def _spoken(kind: str) -> str:
+    return DETECTORS[kind].spoken

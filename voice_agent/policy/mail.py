@@ -11,6 +11,7 @@ _TOP = frozenset(
     "dk se no fi is pl cz sk hu ro bg gr tr ru ua in cn jp kr br mx ar za int shop online site tech cloud email "
     "example test invalid".split()
 )
+_HYPHENS = frozenset(("dash", "hyphen"))
 _JOINING = frozenset("dot point underscore dash hyphen minus plus".split())
 _NO_NAME = frozenset(
     "us me him her them it you i we look looking visit find order buy meet stay arrive come is are am was were be been "
@@ -72,13 +73,17 @@ def _spoken(reading: Reading, place: int) -> Span | None:
 
 def _host_end(reading: Reading, place: int, *, longest: int) -> int | None:
     """The token of the top level domain, for a host whose first label has up to ``longest`` words; None: no host."""
-    tokens = reading.tokens
-    for end in range(place, min(place + longest, len(tokens))):
+    tokens, end, limit = reading.tokens, place, place + longest
+    while end < min(limit, len(tokens)):
         if tokens[end].text in _NO_DOMAIN:
             return None
         label = _label_after_dot(reading, end)
         if label is not None:
             return _last_label(reading, label)
+        if end + 1 < len(tokens) and tokens[end + 1].text in _HYPHENS:
+            end += 1
+            limit = min(limit + 2, place + _SPELLED)
+        end += 1
     return None
 
 
