@@ -84,6 +84,7 @@ class DialogMachines:
         policy = TurnPolicy(
             speculate=turn.speculate,
             endpoint_ms=turn.endpoint_ms,
+            first_clause_words=turn.first_clause_words,
             endpoint_short_ms=turn.endpoint_short_ms,
             endpoint_long_ms=turn.endpoint_long_ms,
             barge_in_confirm_ms=turn.barge_in_confirm_ms,
