@@ -1,7 +1,7 @@
 """Private data is masked here, in the call's own process, before anything of a call leaves it to be kept.
 
-Log entries pass ``entry`` on their way into the outbox, turn records ``record``. Files, live views, spans, the spool and
-Postgres come after the outbox, so none of them ever has what was masked.
+Log entries pass ``entry`` on their way into the outbox, turn records ``record``. Files, live views, spans, the spool
+and Postgres come after the outbox, so none of them ever has what was masked.
 """
 
 from __future__ import annotations
