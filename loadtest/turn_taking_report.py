@@ -37,6 +37,7 @@ _SOUNDS: Final = (
     ("backchannel", r""),
 )
 
+_NO_MODEL: Final = "Smart Turn's file was not on this machine, so its curve is missing."
 _SIMULATED: Final = "**Engines were simulated: these are figures of the platform, not of models.**"
 
 Run = Mapping[str, Any]
@@ -188,7 +189,7 @@ def _page(
     )
     yield from _paragraph(
         "The stars are **live**: whole calls over sockets; cut-offs by the audio at the ear, delay by the platform's"
-        " own times. No turn model was there: the adaptive policy judges by words and pace alone."
+        f" own times. The adaptive policy judges by words and pace alone. {_NO_MODEL if len(offline) < 3 else ''}"
     )
     yield "| policy | turns | cut off | mean delay, ms |"
     yield "|---|---:|---:|---:|"
