@@ -172,10 +172,37 @@ async def test_whoever_takes_the_call_over_asks_under_the_same_key():
     assert plane.told()["ok"]
 
 
+async def test_a_tool_that_has_run_is_not_asked_for_again_after_a_take_over():
+    plane = ToolPlane("look_up_order", order_number="1001")
+    gate = Gate()
+
+    async def reply(request):
+        plane.requests["reply"].append(request)
+        if request.messages[-1].role != "tool":
+            yield ReplyChunk(tool_call=plane.call)
+            yield ReplyChunk(finish_reason="tool")
+            return
+        await gate()
+        yield ReplyChunk("There you are.", finish_reason="stop")
+
+    plane.reply = reply
+    async with Call(plane) as call:
+        await call.played(1)
+        call.say()
+        await until(lambda: gate.waiting > 0)
+        call.shell.detach(HANDED_OVER)
+        await call.over()
+    gate.open()
+    async with Call(plane, snapshot=call.gateway.snapshots()[-1].state, epoch=2) as heir:
+        await heir.played(2)
+    assert len(plane.requests["tool"]) == 1
+    assert [record.agent_text_pii for record in heir.journal.of(TurnRecord) if record.turn == 2] == ["There you are."]
+
+
 def test_keys_that_were_to_be_pressed_are_pressed_by_whoever_takes_over():
     machine = DialogMachine(POLICY, PHRASES, "CA1")
     machine.receive(CallStarted("CA1"), 0)
-    machine._s.reply.clauses.append(Clause("", asked=True, keys="15#"))
+    machine._s.reply.clauses[1:] = [Clause("", asked=True, keys="15#")]
     machine._s.jobs.add(("synthesise", 1, 1))
     heir = DialogMachine.restore(machine.snapshot(), POLICY, PHRASES)
     heir.reopen()
