@@ -88,8 +88,13 @@ class CurvePoint:
         return self.cut / self.turns if self.turns else 0.0
 
 
-def turns_of(scenarios: Iterable[Scenario]) -> list[tuple[str, str]]:
-    """(caller, line) of what callers say while the agent is silent, pauses also at other lengths."""
+def call_name(scenario: str, scale: float, voice: str) -> str:
+    """Names a caller: turns of one are in order, and learnt from."""
+    return f"{scenario}, pauses x {scale}, {voice}"
+
+
+def turns_of(scenarios: Iterable[Scenario]) -> list[tuple[tuple[str, float], str]]:
+    """((scenario, scale of its pauses), line) of what callers say while the agent is silent."""
     found = []
     for scenario in scenarios:
         for scale in PAUSE_SCALES:
@@ -101,7 +106,7 @@ def turns_of(scenarios: Iterable[Scenario]) -> list[tuple[str, str]]:
             lines = [line for line in lines if has_words(line)]
             if scale != 1.0 and not any(piece.pause_ms for line in lines for piece in pieces(line)):
                 continue
-            found += [(f"{scenario.name}, pauses x {scale}", _scaled(line, scale)) for line in lines]
+            found += [((scenario.name, scale), _scaled(line, scale)) for line in lines]
     return found
 
 
@@ -113,7 +118,7 @@ def _scaled(line: str, scale: float) -> str:
 
 
 async def hear_lines(
-    turns: Sequence[tuple[str, str]],
+    turns: Sequence[tuple[tuple[str, float], str]],
     vocabulary: Path,
     voices: Sequence[str] = VOICES,
     tell: Callable[[str], None] = print,
@@ -131,7 +136,7 @@ async def hear_lines(
     for voice in voices:
         for number, (call, line) in enumerate(turns):
             audio = (await speech.lines([(line, voice)]))[line, voice]
-            found.append(_hear(f"{call}, {voice}", line, audio, engines))
+            found.append(_hear(call_name(*call, voice), line, audio, engines))
             if number % 20 == 0:
                 tell(f"endpoints, voice {voice}: {number} of {len(turns)} turns")
     return found
