@@ -28,6 +28,7 @@ from cluster.ray_local import RayCluster
 from cluster.statefile import DataDirLock, StackState
 from cluster.steps import Steps
 from cluster.stores import StoresChild
+from configs import flows, policies
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent.errors import VoiceAgentError
@@ -95,6 +96,9 @@ class Stack:
             VoiceAgentError: something cannot run; what was started so far is ended by ``stop``.
         """
         began_s = time.monotonic()
+        # What the actors will read is tried here, where a mistake can still be told to whoever made it.
+        flows.of(self._settings, probe=True)
+        policies.of(self._settings, probe=True)
         self._lock.acquire()
         run_id = _new_run_id()
         self._run_dir = self._settings.runs_dir.absolute() / run_id
@@ -233,12 +237,18 @@ def _with_secrets_and_ports(settings: Settings) -> Settings:
                     "api_key": server.api_key or secrets.token_urlsafe(24),
                 }
             ),
+            "dialog": settings.dialog.model_copy(update={"flow": _absolute_flow(settings.dialog.flow)}),
             "telemetry": settings.telemetry.model_copy(update={"metrics_port": metrics}),
             "twilio": settings.twilio.model_copy(
                 update={"auth_token": settings.twilio.auth_token or secrets.token_hex(16)}
             ),
         }
     )
+
+
+def _absolute_flow(flow: str) -> str:
+    """Other processes of the stack may have another working folder."""
+    return str(flows.found(Path(flow)).absolute()) if flow else ""
 
 
 def _new_run_id() -> str:

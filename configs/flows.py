@@ -39,7 +39,6 @@ from voice_agent.tools import ToolSpec
 
 SHIPPED: Final = Path(__file__).parent / "flows"
 
-_ADDRESS: Final = re.compile(r"\+[1-9]\d{5,14}|sips?:[^\s@:]+@[^\s@]+|queue:[A-Za-z0-9_-]{1,64}")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 _KEYS: Final = "0123456789*"
 _FLOW_KEYS: Final = ("flow", "about", "start", "anywhere", "states")
@@ -104,20 +103,17 @@ def of(settings: Settings, *, probe: bool = False) -> Flow | None:
     flow = read_flow(path, probe=probe)
     wrong = _Reader(read_document(path), probe=False)
     tools = {spec.name: spec for spec in load_tools(settings)}
+    people = settings.tools.transfer_targets
     for name, state in flow.states.items():
-        if isinstance(state, Transfer) and not _reachable(state.target, settings):
-            wanted = "a name of tools.transfer_targets, a number like +15550100, sip:user@host or queue:name is wanted"
-            wrong.refuse(("states", name, "transfer"), wanted)
+        if isinstance(state, Transfer) and state.target not in people:
+            listed = f"has {', '.join(people)}" if people else "is empty"
+            wrong.refuse(("states", name, "transfer"), f"a name of tools.transfer_targets is wanted, which {listed}")
         if isinstance(state, Tool) and state.tool not in tools:
             wrong.refuse(("states", name, "tool"), f"a tool is wanted; there are {', '.join(tools) or 'none'}")
         elif isinstance(state, Tool):
             _check_arguments(wrong, name, state, tools[state.tool])
     wrong.raise_if_wrong()
     return flow
-
-
-def _reachable(target: str, settings: Settings) -> bool:
-    return target in settings.tools.transfer_targets or _ADDRESS.fullmatch(target) is not None
 
 
 def _check_arguments(wrong: NodeReader, name: str, state: Tool, spec: ToolSpec) -> None:

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from actors.call.kit import CallKit, DialogMachines
+from actors.call.kit import CallKit
 from actors.call.orphans import Orphans
 from actors.call.outbox import JournalOutbox, JournalPort
 from actors.call.plane import ModelPlane
@@ -79,7 +79,7 @@ class CallActor:
         self._tasks.start(outbox.run(), "outbox")
         self._tasks.start(self._lag.run(), "loop-lag")
         self._kit = CallKit.of(settings, edges.plane, outbox)
-        self._orphans = Orphans(DialogMachines.of(settings), outbox, keep_s=settings.calls.reserve_s)
+        self._orphans = Orphans(self._kit.machines, outbox, keep_s=settings.calls.reserve_s)
         self._server = LinkServer(self._serve, name=self._host_id, secret=self._context.link_secret)
         host, port = await self._server.start(edges.bind_host)
         return HostAddress(self._host_id, host, port)

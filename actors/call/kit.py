@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from actors.call.outbox import JournalOutbox
 from actors.call.plane import ModelPlane
 from actors.link.messages import ToGateway
+from configs import flows, policies
 from configs.settings import Settings
+from voice_agent.call_director import CallDirector
 from voice_agent.dialog.commands import Command
 from voice_agent.dialog.events import Event
 from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.director import FreeDirector
+from voice_agent.flow.runner import FlowRunner
 from voice_agent.plan import Director
+from voice_agent.policy.engine import PolicyEngine
 
 
 class GatewayPort(Protocol):
@@ -71,15 +75,27 @@ class MachineFactory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DialogMachines:
-    """``MachineFactory`` of real dialogs."""
+    """``MachineFactory`` of real dialogs.
+
+    Attributes:
+        policy: turn-taking.
+        agent: fixed phrases.
+        transfer_targets: names a model may transfer to; None: any.
+        director: flow and rules, shared by all calls of the actor; None: a free dialog without rules.
+    """
 
     policy: TurnPolicy
     agent: AgentPhrases
     transfer_targets: frozenset[str] | None = None
+    director: Director | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> DialogMachines:
-        """Policies from the ``turn`` and ``agent`` sections; ``{company}`` is filled in."""
+        """From the ``turn``, ``agent``, ``policy`` and ``dialog`` sections; ``{company}`` is filled in.
+
+        Raises:
+            ConfigError: a flow or a policy file cannot be read or is wrong.
+        """
         turn, agent = settings.turn, settings.agent
         policy = TurnPolicy(
             speculate=turn.speculate,
@@ -87,14 +103,23 @@ class DialogMachines:
             first_clause_words=turn.first_clause_words,
             endpoint_short_ms=turn.endpoint_short_ms,
             endpoint_long_ms=turn.endpoint_long_ms,
+            endpoint_min_ms=turn.endpoint_min_ms,
+            max_speculations=turn.max_speculations,
+            speculate_below_load=turn.speculate_below_load,
+            keys_pause_ms=round(turn.keys_pause_s * 1000),
+            filler_after_ms=round(turn.filler_after_s * 1000),
             barge_in_confirm_ms=turn.barge_in_confirm_ms,
             reprompt_after_ms=round(turn.reprompt_after_s * 1000),
             reprompts=turn.reprompts,
             max_call_ms=round(turn.max_call_s * 1000),
         )
-        names = ("system_prompt", "greeting", "reprompt", "not_understood", "apology", "goodbye", "silence_goodbye")
-        phrases = {name: getattr(agent, name).replace("{company}", agent.company) for name in names}
-        return cls(policy, AgentPhrases(**phrases), frozenset(settings.tools.transfer_targets))
+        names = [item.name for item in fields(AgentPhrases)]
+        phrases = AgentPhrases(**{name: getattr(agent, name).replace("{company}", agent.company) for name in names})
+        targets = frozenset(settings.tools.transfer_targets)
+        flow = flows.of(settings)
+        rules = PolicyEngine(policies.of(settings), time.perf_counter)
+        director = CallDirector(phrases, rules, FlowRunner(flow) if flow is not None else None, targets)
+        return cls(policy, phrases, targets, director)
 
     def new(self, call_id: str) -> Machine:
         """For a call that begins."""
@@ -105,7 +130,7 @@ class DialogMachines:
         return DialogMachine.restore(dict(snapshot), self.policy, self.agent, self._director())
 
     def _director(self) -> Director:
-        return FreeDirector(self.agent, self.transfer_targets)
+        return self.director or FreeDirector(self.agent, self.transfer_targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Hands the call to ``target``: a number, a SIP address or a queue."""
+    """Hands the call to ``target``, a name that the settings know the address of."""
 
     kind: ClassVar[str] = "transfer"
     target: str
