@@ -23,6 +23,8 @@ from voice_agent.audio.g711 import SILENCE, mulaw_decode
 from voice_agent.audio.levels import loud_frames
 from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge
 from voice_agent.dialog.policy import TurnPolicy
+from voice_agent.errors import EngineUnavailableError
+from voice_agent.ports import TurnModel
 from voice_agent.speech import SpeechOnset, SpeechPause, SpeechSegmenter, SpeechSettings
 
 FIXED_MS: Final = (200, 300, 400, 500, 600, 700, 800, 900, 1000, 1100, 1200)
@@ -35,6 +37,7 @@ _AFTER_MS: Final = 700
 _BEFORE_MS: Final = 400
 _PREROLL_MS: Final = 240
 _FRAMES: Final = 4
+_TURN_MODEL_MS: Final = 8000
 _NOISE_DBFS: Final = -62.0
 _LOUD_DBFS: Final = -45.0
 
@@ -44,13 +47,15 @@ class HeardPause:
     """A pause as the platform sees it, in ms of the line.
 
     ``end_ms``: of the last loud frame; ``resumed_ms``: when speech that goes on is noticed, None after the last one;
-    ``next_ms``: its onset; ``text``: the words recognised so far.
+    ``next_ms``: its onset; ``text``: the words recognised so far; ``complete``: a turn model's probability that the
+    caller is done, None where there is no model.
     """
 
     end_ms: int
     text: str
     resumed_ms: int | None = None
     next_ms: int | None = None
+    complete: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,13 @@ class CurvePoint:
         return self.cut / self.turns if self.turns else 0.0
 
 
-def turns_of(scenarios: Iterable[Scenario]) -> list[tuple[str, str]]:
-    """(caller, line) of what callers say while the agent is silent, pauses also at other lengths."""
+def call_name(scenario: str, scale: float, voice: str) -> str:
+    """Names a caller: turns of one are in order, and learnt from."""
+    return f"{scenario}, pauses x {scale}, {voice}"
+
+
+def turns_of(scenarios: Iterable[Scenario]) -> list[tuple[tuple[str, float], str]]:
+    """((scenario, scale of its pauses), line) of what callers say while the agent is silent."""
     found = []
     for scenario in scenarios:
         for scale in PAUSE_SCALES:
@@ -96,7 +106,7 @@ def turns_of(scenarios: Iterable[Scenario]) -> list[tuple[str, str]]:
             lines = [line for line in lines if has_words(line)]
             if scale != 1.0 and not any(piece.pause_ms for line in lines for piece in pieces(line)):
                 continue
-            found += [(f"{scenario.name}, pauses x {scale}", _scaled(line, scale)) for line in lines]
+            found += [((scenario.name, scale), _scaled(line, scale)) for line in lines]
     return found
 
 
@@ -108,7 +118,7 @@ def _scaled(line: str, scale: float) -> str:
 
 
 async def hear_lines(
-    turns: Sequence[tuple[str, str]],
+    turns: Sequence[tuple[tuple[str, float], str]],
     vocabulary: Path,
     voices: Sequence[str] = VOICES,
     tell: Callable[[str], None] = print,
@@ -121,23 +131,41 @@ async def hear_lines(
     speech = CallerSpeech.open()
     detector = registry.load("vad", "silero", {})
     recogniser = registry.load("stt", "pocketsphinx", {"vocabulary_dir": str(vocabulary)})
+    engines = _Engines(detector, recogniser, _turn_model())
     found = []
     for voice in voices:
         for number, (call, line) in enumerate(turns):
             audio = (await speech.lines([(line, voice)]))[line, voice]
-            found.append(_hear(f"{call}, {voice}", line, audio, detector, recogniser))
+            found.append(_hear(call_name(*call, voice), line, audio, engines))
             if number % 20 == 0:
                 tell(f"endpoints, voice {voice}: {number} of {len(turns)} turns")
     return found
 
 
-def _hear(call: str, line: str, speech: bytes, detector: Any, recogniser: Any) -> HeardLine:
-    """One line through voice detector, segmenter and recogniser."""
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    detector: Any
+    recogniser: Any
+    turn_model: TurnModel | None
+
+
+def _turn_model() -> TurnModel | None:
+    """Smart Turn where its file is."""
+    try:
+        model: TurnModel = registry.load("turn", "smart-turn", {})
+    except EngineUnavailableError:
+        return None
+    return model
+
+
+def _hear(call: str, line: str, speech: bytes, engines: _Engines) -> HeardLine:
+    """One line through voice detector, segmenter, recogniser and turn model."""
+    detector = engines.detector
     quiet = SILENCE * (_SAMPLES_PER_MS * _BEFORE_MS)
     audio = with_noise(quiet + speech + SILENCE * (_SAMPLES_PER_MS * _AFTER_MS), background(_NOISE_DBFS, 5))
     loud = np.flatnonzero(loud_frames(mulaw_decode(quiet + speech), 160, _LOUD_DBFS))
     segmenter = SpeechSegmenter(SpeechSettings(window_samples=detector.window_samples))
-    session = recogniser.open(call_id=call, utterance=1)
+    session = engines.recogniser.open(call_id=call, utterance=1)
     state, fed, pauses = detector.initial_state(), 0, list[HeardPause]()
     try:
         for at in range(0, len(audio) - detector.window_samples + 1, detector.window_samples):
@@ -152,10 +180,15 @@ def _hear(call: str, line: str, speech: bytes, detector: Any, recogniser: Any) -
             elif isinstance(signal, SpeechPause):
                 session.accept(audio[fed : segmenter.position])
                 fed = segmenter.position
-                pauses.append(HeardPause(signal.end // _SAMPLES_PER_MS, session.result(flush=True).text))
+                pauses.append(_pause(signal, audio[:fed], session.result(flush=True).text, engines.turn_model))
     finally:
         session.close()
     return HeardLine(call, line, (int(loud[-1]) + 1) * 20 if len(loud) else 0, tuple(pauses))
+
+
+def _pause(signal: SpeechPause, audio: bytes, text: str, model: TurnModel | None) -> HeardPause:
+    complete = model.complete(audio[-_TURN_MODEL_MS * _SAMPLES_PER_MS :], text) if model is not None else None
+    return HeardPause(signal.end // _SAMPLES_PER_MS, text, complete=complete)
 
 
 def _levels(window: Any) -> list[float]:
@@ -163,18 +196,20 @@ def _levels(window: Any) -> list[float]:
     return [float(level) for level in 10.0 * np.log10(np.maximum(power, 1e-12))]
 
 
-Silence = Callable[[str, Pace], int]
-"""(words so far, the caller's pace) to the silence in ms that ends the turn."""
+Silence = Callable[[HeardPause, Pace], int]
+"""(a pause, the caller's pace) to the silence in ms that ends the turn."""
 
 
 def fixed(silence_ms: int) -> Silence:
     """The same silence whatever was said."""
-    return lambda text, pace: silence_ms
+    return lambda pause, pace: silence_ms
 
 
-def adaptive(policy: TurnPolicy) -> Silence:
-    """What the dialog does, without a turn model."""
-    return lambda text, pace: endpoint_silence_ms(judge(text, None, None), pace, policy)
+def adaptive(policy: TurnPolicy, *, model: bool = False) -> Silence:
+    """What the dialog does; ``model``: with what the turn model said."""
+    return lambda pause, pace: endpoint_silence_ms(
+        judge(pause.text, None, pause.complete if model else None), pace, policy
+    )
 
 
 def scaled(policy: TurnPolicy, scale: float) -> TurnPolicy:
@@ -199,7 +234,7 @@ def point(name: str, silence: Silence, lines: Sequence[HeardLine]) -> CurvePoint
             call, learnt, unbroken = line.call, [], 0
         was_cut = False
         for pause in line.pauses:
-            ends_ms = pause.end_ms + silence(pause.text, Pace(learnt, unbroken))
+            ends_ms = pause.end_ms + silence(pause, Pace(learnt, unbroken))
             if pause.resumed_ms is None or pause.next_ms is None:
                 delays.append(ends_ms - line.end_ms)
             else:
@@ -212,7 +247,12 @@ def point(name: str, silence: Silence, lines: Sequence[HeardLine]) -> CurvePoint
 
 def curves(lines: Sequence[HeardLine], policy: TurnPolicy) -> dict[str, list[CurvePoint]]:
     """Fixed silences, and the adaptive policy at several paces."""
-    return {
+    found = {
         "fixed silence": [point(f"{ms} ms", fixed(ms), lines) for ms in FIXED_MS],
         "adaptive": [point(f"x {scale:g}", adaptive(scaled(policy, scale)), lines) for scale in SCALES],
     }
+    if any(pause.complete is not None for line in lines for pause in line.pauses):
+        found["adaptive with Smart Turn"] = [
+            point(f"x {scale:g}", adaptive(scaled(policy, scale), model=True), lines) for scale in SCALES
+        ]
+    return found

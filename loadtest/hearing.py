@@ -37,12 +37,19 @@ class Comparison:
         found_share: share of the reference's loud pieces that were found at the ear, [0, 1].
         lost_ms: sound of the reference, between pieces found, that the ear did not get; likewise ``repeated_ms``.
         played_ms: how far into the reference the ear got.
+        sound_ms: where the reference's own sound ends; behind it is silence only.
     """
 
     found_share: float
     lost_ms: int
     repeated_ms: int
     played_ms: int
+    sound_ms: int
+
+    @property
+    def to_the_end(self) -> bool:
+        """Whether nothing of the reference's end is missing."""
+        return self.played_ms >= self.sound_ms - _SLACK_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +80,31 @@ def compare(ear: NDArray[np.int16], reference: NDArray[np.int16]) -> Comparison:
     """Find the reference in what was heard; both int16 mono 8 kHz."""
     heard, meant = ear.astype(np.float64), reference.astype(np.float64)
     pieces = [at for at in range(0, len(meant) - _PIECE + 1, _HOP) if _loud_ms(meant[at : at + _PIECE]) >= 80]
+    sound = np.flatnonzero(_loud(meant))
+    sound_ms = (int(sound[-1]) + 1) * _FRAME * 1000 // RATE_HZ if len(sound) else 0
     found: list[tuple[int, int]] = []
-    due = 0
     for at in pieces:
-        expected = found[-1][1] + at - found[-1][0] if found else due
+        expected = found[-1][1] + at - found[-1][0] if found else 0
         place = _find(heard, meant[at : at + _PIECE], expected, first=not found)
         if place is not None and (not found or place > found[-1][1]):
             found.append((at, place))
     if not found:
-        return Comparison(0.0, 0, 0, 0)
+        return Comparison(0.0, 0, 0, 0, sound_ms)
     lost = repeated = 0
     for (at, place), (next_at, next_place) in pairwise(found):
         missing_ms = _loud_ms(meant[at:next_at]) - _loud_ms(heard[place:next_place])
         lost += missing_ms if missing_ms > _SLACK_MS else 0
         repeated -= missing_ms if missing_ms < -_SLACK_MS else 0
-    return Comparison(len(found) / len(pieces), lost, repeated, _played_ms(heard, meant, found[-1]))
+    return Comparison(len(found) / len(pieces), lost, repeated, _played_ms(heard, meant, found[-1]), sound_ms)
 
 
 def _played_ms(heard: NDArray[np.float64], meant: NDArray[np.float64], last: tuple[int, int]) -> int:
-    """How far the reference was played: as far behind the last piece found as the ear still got sound."""
+    """How far the reference was played: as much sound behind the last piece found as the ear still got."""
     at, place = last
-    rest = heard[place : place + len(meant) - at]
-    loud = np.flatnonzero(_loud(rest))
-    return (at + (int(loud[-1]) + 1) * _FRAME if len(loud) else at) * 1000 // RATE_HZ
+    still = int(np.count_nonzero(_loud(heard[place:])))
+    due = np.flatnonzero(_loud(meant[at:]))
+    frames = int(due[min(still, len(due)) - 1]) + 1 if still and len(due) else 0
+    return (at + frames * _FRAME) * 1000 // RATE_HZ
 
 
 def words_between(lost_ms: int, reference_ms: int, words: int) -> int:

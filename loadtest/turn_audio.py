@@ -19,7 +19,6 @@ from voice_agent.ports import SpeakRequest, TextToSpeechEngine
 
 _SAMPLES_PER_MS: Final = 8
 _BEFORE_MS: Final = 100
-_AFTER_MS: Final = 1500
 _TRUSTED: Final = 0.5
 """Less of a reference found than this is another voice or another text, and proves nothing."""
 
@@ -61,8 +60,8 @@ class AgentVoice:
         for number, record in enumerate(played):
             start_ms = record["times_ms"]["playout_started_ms"] + offset_ms
             later = [other["times_ms"]["playout_started_ms"] + offset_ms for other in played[number + 1 :]]
-            ended_ms = record["times_ms"].get("playout_ended_ms", start_ms + 60_000) + offset_ms + _AFTER_MS
-            ear = agent[max(start_ms - _BEFORE_MS, 0) * _SAMPLES_PER_MS : min([*later, ended_ms]) * _SAMPLES_PER_MS]
+            until = min(later) * _SAMPLES_PER_MS if later else len(agent)
+            ear = agent[max(start_ms - _BEFORE_MS, 0) * _SAMPLES_PER_MS : until]
             reference = await self.reference(record["agent_text_pii"])
             turn = await asyncio.to_thread(_compared, record, ear, reference)
             found += [turn] if turn is not None else []
@@ -93,14 +92,14 @@ def _compared(record: Mapping[str, Any], ear: NDArray[np.int16], reference: Refe
         return None
     words = len(record["agent_text_pii"].split())
     length_ms = len(reference.audio) // _SAMPLES_PER_MS
-    unheard = 0 if interrupted else words - words_over(reference.word_ends_ms, comparison.played_ms + 150)
+    played = words if comparison.to_the_end else words_over(reference.word_ends_ms, comparison.played_ms)
     return TurnAudio(
         turn=record["turn"],
         interrupted=interrupted,
         words=words,
-        words_lost=words_between(comparison.lost_ms, length_ms, words) + max(unheard, 0),
+        words_lost=words_between(comparison.lost_ms, length_ms, words) + (0 if interrupted else words - played),
         words_repeated=words_between(comparison.repeated_ms, length_ms, words),
         words_recorded=len(record["heard_text_pii"].split()),
-        words_played=words_over(reference.word_ends_ms, comparison.played_ms),
+        words_played=played,
         found_share=round(comparison.found_share, 2),
     )

@@ -7,6 +7,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
+from configs import policies
 from configs.runtime import StackContext
 from configs.settings import Settings, StageSettings
 from configs.tool_files import load_tools
@@ -63,7 +64,9 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
         "tts": _deploy(TextToSpeech, settings.tts).bind(
             settings.tts.engine, settings.tts.options, voice=settings.tts.voice
         ),
-        "tools": _deploy(Tools, tools).bind(load_tools(settings), context.dsn, pool_size=settings.storage.pool_size),
+        "tools": _deploy(Tools, tools).bind(
+            load_tools(settings), context.dsn, policy=policies.of(settings), pool_size=settings.storage.pool_size
+        ),
         "ingress": ingress_app(context),
     }
 

@@ -15,6 +15,9 @@ from storage.tool_runs import Run, ToolRunRepository
 from voice_agent import tools
 from voice_agent.errors import EngineFailedError
 from voice_agent.plan import Outcome
+from voice_agent.policy.engine import PolicyEngine
+from voice_agent.policy.keeping import mask_values
+from voice_agent.policy.rules import PolicySet
 from voice_agent.ports import Capabilities
 from voice_agent.tools import BadArgumentsError, ToolRequest, ToolSpec
 
@@ -24,18 +27,23 @@ _LARGEST_ANSWER_BYTES: Final = 64 * 1024
 
 
 class Tools:
-    """The deployment. Postgres is connected to when the first tool needs it."""
+    """The deployment. Postgres is connected to when the first tool needs it.
+
+    ``policy`` says what is masked in the arguments that the ledger keeps, and in messages.
+    """
 
     def __init__(
         self,
         specs: Sequence[ToolSpec],
         dsn: str,
         *,
+        policy: PolicySet | None = None,
         pool_size: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._dsn = dsn
+        self._policy = PolicyEngine(policy or PolicySet())
         self._pool_size = pool_size
         self._transport = transport
         self._database: Database | None = None
@@ -81,18 +89,20 @@ class Tools:
             await self._database.close()
             self._database = None
 
-    async def _run(self, spec: ToolSpec, request: ToolRequest, arguments: Mapping[str, Any]) -> Outcome:
+    async def _run(self, spec: ToolSpec, request: ToolRequest, arguments: dict[str, Any]) -> Outcome:
         async def effect(run: Run) -> Outcome:
             if spec.kind == tools.SQL:
                 return await _query(spec, run, arguments)
             if spec.kind == tools.MESSAGE:
-                return await _message(spec, run, request.call_id, arguments)
+                kept = arguments | {"text": self._policy.for_model(str(arguments.get("text", "")))}
+                return await _message(spec, run, request.call_id, kept)
             if spec.kind == tools.HTTP:
                 return await self._post(spec, request, arguments)
             # The call carries these out; asked for here, they only say that they may be.
             return Outcome(spec.name, True)
 
-        return await ToolRunRepository(await self._connected()).once(request, arguments, effect)
+        ledger = ToolRunRepository(await self._connected())
+        return await ledger.once(request, mask_values(self._policy, arguments), effect)
 
     async def _post(self, spec: ToolSpec, request: ToolRequest, arguments: Mapping[str, Any]) -> Outcome:
         """POST to the tool's URL. The other side keeps the key: only it can tell a repetition from a new request.

@@ -68,6 +68,8 @@ class ToolRunRepository:
     async def once(self, request: ToolRequest, arguments: Mapping[str, Any], effect: Effect) -> Outcome:
         """Do ``effect`` unless it was done under this key; either way its outcome.
 
+        ``arguments`` are those the ledger keeps; what is private may be masked in them.
+
         A second request that comes while the first is at work waits for it. When ``effect`` raises or is cancelled,
         nothing of it stays.
         """

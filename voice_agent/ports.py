@@ -130,7 +130,7 @@ class SpeechToTextEngine(Protocol):
 
 @runtime_checkable
 class TurnModel(Protocol):
-    """Judges at a pause whether the caller is done. Blocking; the SpeechToText replica asks it beside the recogniser."""
+    """Judges at a pause whether the caller is done. Blocking; a SpeechToText replica asks it beside the recogniser."""
 
     @property
     def capabilities(self) -> Capabilities:

@@ -55,6 +55,8 @@ class CallLog:
         self._number += 1
         if not self._entries:
             self._outbox.notify()
-        self._entries.append({"n": self._number, **entry})
+        # Masked as it is logged, not when the batch goes out: many calls at once would hold up the loop.
+        kept = self._outbox.redactor.entry(self._call_id, entry) if self._outbox.redactor else entry
+        self._entries.append({"n": self._number, **kept})
         if len(self._entries) >= 256:
             self.flush()

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from actors.call.redaction import Redactor
 from voice_agent.dialog.records import CallRecord, TurnRecord
 from voice_agent.errors import VoiceAgentError
 
@@ -57,9 +58,16 @@ class JournalPort(Protocol):
 
 
 class JournalOutbox:
-    """``add`` never waits; ``run`` is the one task that sends."""
+    """``add`` never waits; ``run`` is the one task that sends.
 
-    def __init__(self, journal: JournalPort, *, batch_s: float = BATCH_S) -> None:
+    Args:
+        journal: where records go.
+        redactor: masks private data in what is added; None: nothing is masked.
+        batch_s: how long records are gathered before they are sent.
+    """
+
+    def __init__(self, journal: JournalPort, redactor: Redactor | None = None, *, batch_s: float = BATCH_S) -> None:
+        self.redactor = redactor
         self._journal = journal
         self._batch_s = batch_s
         self._waiting: deque[JournalRecord] = deque()
@@ -78,7 +86,7 @@ class JournalOutbox:
         if len(self._waiting) >= MAX_RECORDS and not self._make_room():
             self.dropped += 1
             return
-        self._waiting.append(record)
+        self._waiting.append(self.redactor.record(record) if self.redactor else record)
         self._wake.set()
 
     def attach(self, name: str, gather: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """Private data is masked here, in the call's own process, before anything of a call leaves it to be kept.
 
-Log entries pass ``entry`` on their way into the outbox, turn records ``record``. Files, live views, spans, the spool and
-Postgres come after the outbox, so none of them ever has what was masked.
+Log entries pass ``entry`` on their way into the outbox, turn records ``record``. Files, live views, spans, the spool
+and Postgres come after the outbox, so none of them ever has what was masked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from voice_agent.dialog.records import CallRecord, TurnRecord
 from voice_agent.policy.engine import PolicyEngine
@@ -40,7 +40,7 @@ class Redactor:
     def record(self, record: _Record) -> _Record:
         """A record as it may be kept. After the record of a call's end the call is forgotten."""
         if isinstance(record, TurnRecord):
-            return self._keeper(record.call_id).turn(record)
+            return cast(_Record, self._keeper(record.call_id).turn(record))
         if isinstance(record, CallRecord):
             self._calls.pop(record.call_id, None)
         return record

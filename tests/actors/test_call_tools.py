@@ -9,8 +9,13 @@ from local_plane import PHRASES, POLICY, Gate, LocalPlane, until
 from test_call_shell import Call
 
 from actors.call.kit import DialogMachines
+from actors.call.shell import HANDED_OVER
 from voice_agent.audio.dtmf import mulaw_tones
+from voice_agent.dialog.commands import Synthesise
+from voice_agent.dialog.events import CallStarted
+from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.records import CallRecord, TurnRecord
+from voice_agent.dialog.reply import Clause
 from voice_agent.errors import EngineFailedError, EngineUnavailableError
 from voice_agent.plan import Outcome
 from voice_agent.ports import ReplyChunk, ToolCall
@@ -148,3 +153,57 @@ async def test_a_transfer_to_somebody_who_is_not_listed_is_refused_and_told():
         await answered(call)
     assert (plane.told()["error"], plane.told()["result"]) == ("unknown_target", {"known": "sales"})
     assert [record.end_reason for record in call.journal.of(CallRecord)] == ["caller_hung_up"]
+
+
+async def test_whoever_takes_the_call_over_asks_under_the_same_key():
+    plane = ToolPlane("look_up_order", order_number="1001")
+    gate = plane.gates["tool"] = Gate()
+    async with Call(plane) as call:
+        await call.played(1)
+        call.say()
+        await until(lambda: gate.waiting > 0)
+        snapshot = call.gateway.snapshots()[-1].state
+        call.shell.detach(HANDED_OVER)
+        await call.over()
+    del plane.gates["tool"]
+    async with Call(plane, snapshot=snapshot, epoch=2) as heir:
+        await heir.played(2)
+    assert [request.idempotency_key for request in plane.requests["tool"]] == ["CA1/2/0", "CA1/2/0"]
+    assert plane.told()["ok"]
+
+
+async def test_a_tool_that_has_run_is_not_asked_for_again_after_a_take_over():
+    plane = ToolPlane("look_up_order", order_number="1001")
+    gate = Gate()
+
+    async def reply(request):
+        plane.requests["reply"].append(request)
+        if request.messages[-1].role != "tool":
+            yield ReplyChunk(tool_call=plane.call)
+            yield ReplyChunk(finish_reason="tool")
+            return
+        await gate()
+        yield ReplyChunk("There you are.", finish_reason="stop")
+
+    plane.reply = reply
+    async with Call(plane) as call:
+        await call.played(1)
+        call.say()
+        await until(lambda: gate.waiting > 0)
+        call.shell.detach(HANDED_OVER)
+        await call.over()
+    gate.open()
+    async with Call(plane, snapshot=call.gateway.snapshots()[-1].state, epoch=2) as heir:
+        await heir.played(2)
+    assert len(plane.requests["tool"]) == 1
+    assert [record.agent_text_pii for record in heir.journal.of(TurnRecord) if record.turn == 2] == ["There you are."]
+
+
+def test_keys_that_were_to_be_pressed_are_pressed_by_whoever_takes_over():
+    machine = DialogMachine(POLICY, PHRASES, "CA1")
+    machine.receive(CallStarted("CA1"), 0)
+    machine._s.reply.clauses[1:] = [Clause("", asked=True, keys="15#")]
+    machine._s.jobs.add(("synthesise", 1, 1))
+    heir = DialogMachine.restore(machine.snapshot(), POLICY, PHRASES)
+    heir.reopen()
+    assert Synthesise(1, 1, "", "15#") in heir.take_commands()

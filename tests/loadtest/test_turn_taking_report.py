@@ -1,6 +1,17 @@
 import json
 
-from loadtest.endpoint_curve import FIXED_MS, SCALES, HeardLine, HeardPause, adaptive, fixed, point, scaled, turns_of
+from loadtest.endpoint_curve import (
+    FIXED_MS,
+    SCALES,
+    HeardLine,
+    HeardPause,
+    adaptive,
+    curves,
+    fixed,
+    point,
+    scaled,
+    turns_of,
+)
 from loadtest.scenario import parse_scenario
 from loadtest.turn_taking_report import barge_in, false_stops, heard_error, live_point, render
 from voice_agent.dialog.listening import Pace
@@ -87,15 +98,23 @@ def test_adaptive_waits_where_the_words_are_not_done_and_only_there():
     found = point("x", adaptive(policy), [PLAIN, HESITATING])
     assert found.cut == 0
     assert found.mean_delay_ms < policy.endpoint_long_ms / 2
-    assert adaptive(policy)("how much is the", Pace()) > adaptive(policy)("when are you open today", Pace())
-    assert adaptive(scaled(policy, 2.0))("so", Pace()) == 2 * adaptive(policy)("so", Pace())
+    not_yet, done = HeardPause(0, "how much is the"), HeardPause(0, "when are you open today", complete=0.1)
+    assert adaptive(policy)(not_yet, Pace()) > adaptive(policy)(done, Pace())
+    assert adaptive(scaled(policy, 2.0))(not_yet, Pace()) == 2 * adaptive(policy)(not_yet, Pace())
+    assert adaptive(policy, model=True)(done, Pace()) > adaptive(policy)(done, Pace())
+
+
+def test_a_turn_model_has_a_curve_of_its_own_where_there_is_one():
+    judged = HeardLine("d", "x", 1000, (HeardPause(1000, "when are you open", complete=0.9),))
+    assert list(curves([PLAIN], TurnPolicy())) == ["fixed silence", "adaptive"]
+    assert list(curves([judged], TurnPolicy())) == ["fixed silence", "adaptive", "adaptive with Smart Turn"]
 
 
 def test_a_caller_is_learnt_within_a_call_and_forgotten_after_it():
     said = [HeardLine("c", "x", 3000, HESITATING.pauses) for _ in range(3)]
     silences = []
 
-    def silence(text, pace):
+    def silence(pause, pace):
         silences.append(tuple(pace.pauses_ms))
         return 500
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from configs import policies
 from configs.settings import Settings
 from configs.tool_files import load_tools
 from serve_apps.build import llm_options
@@ -184,3 +185,20 @@ def test_specs_cross_processes() -> None:
     specs = load_tools(SETTINGS)
     again: tuple[ToolSpec, ...] = pickle.loads(pickle.dumps(specs))
     assert again == specs
+
+
+async def test_private_data_is_masked_in_ledger_and_message(dsn: str, database: Database, desk: Desk) -> None:
+    card = "4111 1111 1111 1111"
+    tools = Tools(load_tools(SETTINGS), dsn, policy=policies.of(SETTINGS), transport=httpx.MockTransport(desk))
+    await tools.run(request("take_message", text=f"charge {card} and call 555-867-5309", phone="555-867-5309"))
+    await tools.run(request("book", 1, day=f"on Monday with {card}"))
+    await tools.close()
+    runs = await ToolRunRepository(database).of_call("CA1")
+    assert [run["arguments_pii"] for run in runs] == [
+        {"text": "charge [card] and call [phone]", "phone": "[phone]"},
+        {"day": "on Monday with [card]"},
+    ]
+    # Somebody has to call back; the other side of a tool gets what it was asked for.
+    (message,) = await ToolRunRepository(database).messages("CA1")
+    assert (message["text_pii"], message["phone_pii"]) == ("charge [card] and call 555-867-5309", "555-867-5309")
+    assert json.loads(desk.seen[0].content)["arguments"] == {"day": f"on Monday with {card}"}

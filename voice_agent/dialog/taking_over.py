@@ -42,6 +42,8 @@ class TakingOver(Interrupting):
         if generating and reply.clauses:
             self._s.jobs.discard(("generate", reply.turn, 0))
             reply.text_done = True
+        elif generating and reply.tools_run:
+            self._generate(reply)  # not from the search again: the model would ask for its tools a second time
         elif reply.running is None and (generating or ("retrieve", reply.turn, 0) in self._s.jobs):
             self._forget_jobs(reply.turn)
             reply.splitter = self._splitter()

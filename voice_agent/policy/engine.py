@@ -170,6 +170,10 @@ class PolicyEngine:
                 return PolicyAction("transfer", rule.say, rule.to)
         return None
 
+    def for_model(self, text: str) -> str:
+        """Text as a language model, or a person who is told what the caller said, may see it."""
+        return written(text, self._private(text, "model")[0], mask)
+
     # --- on what is said ---
 
     def about_to_say(self, text: str) -> Verdict:

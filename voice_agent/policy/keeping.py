@@ -110,24 +110,28 @@ class Keeper:
 
     def _value(self, key: str, value: Any) -> Any:
         if key.endswith("_pii") and key != CALLER_ID:
-            return self._masked(value)
+            return mask_values(self._policy, value)
         if isinstance(value, Mapping):
             return {inner: self._value(inner, item) for inner, item in value.items()}
         if isinstance(value, list):
             return [self._value("", item) for item in value]
         return value
 
-    def _masked(self, value: Any, name: str = "") -> Any:
-        """Every text and number inside. Names of arguments tell what a number is: a phone, an order."""
-        if isinstance(value, Mapping):
-            return {key: self._masked(item, str(key)) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._masked(item, name) for item in value]
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            return value
-        text = str(value)
-        kept = self._policy.redact(text, name.replace("_", " "))
-        return value if kept == text else kept
+
+def mask_values(policy: PolicyEngine, value: Any, name: str = "") -> Any:
+    """JSON-able values with every text and number inside as it may be kept.
+
+    Names tell what a number is, as words before it would: a phone, an order.
+    """
+    if isinstance(value, Mapping):
+        return {key: mask_values(policy, item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mask_values(policy, item, name) for item in value]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    text = str(value)
+    kept = policy.redact(text, name.replace("_", " "))
+    return value if kept == text else kept
 
 
 class _Stream:
