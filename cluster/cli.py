@@ -46,6 +46,8 @@ app.add_typer(config, name="config")
 tools = typer.Typer(no_args_is_help=True, help="Tools the agent may use.")
 app.add_typer(calls, name="calls")
 app.add_typer(tools, name="tools")
+policy = typer.Typer(no_args_is_help=True, help="Rules on what is heard, said and kept.")
+app.add_typer(policy, name="policy")
 
 
 def _register() -> None:
@@ -57,6 +59,8 @@ def _register() -> None:
     from cluster.commands.doctor import doctor
     from cluster.commands.eval import evaluate
     from cluster.commands.kb import ask, ingest, list_documents, remove
+    from cluster.commands.policy import check as check_policy
+    from cluster.commands.policy import show as show_policy
     from cluster.commands.tools import list_tools
     from cluster.commands.up import up
 
@@ -73,6 +77,8 @@ def _register() -> None:
     calls.command("list")(list_calls)
     calls.command("show")(show_call)
     tools.command("list")(list_tools)
+    policy.command("check")(check_policy)
+    policy.command("show")(show_policy)
 
 
 _register()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -77,7 +77,7 @@ class RedactFile(RuleFile):
         description="Which text it is masked in.",
     )
     allow: list[str] = Field(default_factory=list, description="What is public, e.g. the company's own address.")
-    budget_ms: float = Field(0.5, gt=0, le=20, description="Time one run may take.")
+    budget_ms: float = Field(1.0, gt=0, le=20, description="Time one run may take.")
 
 
 class AbuseFile(MatchFile):
@@ -134,6 +134,17 @@ KINDS: Final[dict[str, type[RuleFile]]] = {
     "disclosure": DisclosureFile,
 }
 """Models of the kinds of rules, as they are written."""
+
+KIND_OF: Final[dict[type[Rule], str]] = {
+    Redact: "redact",
+    Abuse: "abuse",
+    ForbiddenTopic: "forbidden_topic",
+    Escalate: "escalate",
+    Failures: "failures",
+    ForbiddenSpeech: "forbidden_speech",
+    Disclosure: "disclosure",
+}
+"""The word for each kind of rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +376,8 @@ def _wanted(model: type[BaseModel], place: tuple[str | int, ...], problem: str) 
         close = difflib.get_close_matches(str(place[0]), list(model.model_fields), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"there is no such key; {hint}(there are {', '.join(model.model_fields)})"
+    if len(place) > 1 and get_origin(item := get_args(field.annotation)[0]) is Literal:
+        return f"one of {', '.join(get_args(item))} is wanted"
     if problem == "missing":
         return f"it is missing: {_words(field)} is wanted"
     return f"{_words(field)} is wanted" + ("; put it in quotes" if problem == "string_type" else "")
@@ -372,4 +385,4 @@ def _wanted(model: type[BaseModel], place: tuple[str | int, ...], problem: str) 
 
 def _words(field: FieldInfo) -> str:
     empty = any(getattr(rule, "min_length", None) for rule in field.metadata)
-    return allowed(field) + (", not empty" if empty else "")
+    return allowed(field) + (" that is not empty" if empty else "")

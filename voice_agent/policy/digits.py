@@ -147,7 +147,7 @@ class _Runs:
         if self._run:
             soft = self._soft or any(item is not None for item in self._between)
             self._run += [item for item in self._between if item is not None]
-            group = group._replace(soft=soft)
+            group = group._replace(soft=True) if soft else group
         self._run.append(group)
         self._between, self._soft = [], False
 

@@ -50,7 +50,8 @@ def ibans(reading: Reading) -> list[Span]:
     """A country, its length, and the checksum of ISO 13616 (mod 97)."""
     spans = []
     for place, token in enumerate(reading.tokens):
-        if len(token.text) <= 2 or token.text in _SPELLED or token.text in _TIMES:
+        word = token.text
+        if (len(word) <= 2 or word in _SPELLED or word in _TIMES) and word[0].isalpha():
             span = _iban_at(reading, place)
             if span is not None:
                 spans.append(span)

@@ -37,7 +37,7 @@ class Redact:
     find: tuple[str, ...]
     where: tuple[Where, ...] = ("stored",)
     allow: tuple[str, ...] = ()
-    budget_ms: float = 0.5
+    budget_ms: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
