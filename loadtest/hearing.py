@@ -90,12 +90,27 @@ def compare(ear: NDArray[np.int16], reference: NDArray[np.int16]) -> Comparison:
             found.append((at, place))
     if not found:
         return Comparison(0.0, 0, 0, 0, sound_ms)
+    found = _plausible(found)
     lost = repeated = 0
     for (at, place), (next_at, next_place) in pairwise(found):
         missing_ms = _loud_ms(meant[at:next_at]) - _loud_ms(heard[place:next_place])
         lost += missing_ms if missing_ms > _SLACK_MS else 0
         repeated -= missing_ms if missing_ms < -_SLACK_MS else 0
     return Comparison(len(found) / len(pieces), lost, repeated, _played_ms(heard, meant, found[-1]), sound_ms)
+
+
+def _plausible(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Without pieces found somewhere else than both their neighbours, which agree: a vowel is like another."""
+    slack = _SLACK_MS * RATE_HZ // 1000
+    late = [place - at for at, place in found]
+    return [
+        piece
+        for n, piece in enumerate(found)
+        if not 0 < n < len(found) - 1
+        or abs(late[n] - late[n - 1]) <= slack
+        or abs(late[n] - late[n + 1]) <= slack
+        or abs(late[n - 1] - late[n + 1]) > slack
+    ]
 
 
 def _played_ms(heard: NDArray[np.float64], meant: NDArray[np.float64], last: tuple[int, int]) -> int:
