@@ -46,6 +46,8 @@ app.add_typer(config, name="config")
 tools = typer.Typer(no_args_is_help=True, help="Tools the agent may use.")
 app.add_typer(calls, name="calls")
 app.add_typer(tools, name="tools")
+flow = typer.Typer(no_args_is_help=True, help="Scripted dialogs: check, show, draw.")
+app.add_typer(flow, name="flow")
 policy = typer.Typer(no_args_is_help=True, help="Rules on what is heard, said and kept.")
 app.add_typer(policy, name="policy")
 
@@ -58,6 +60,8 @@ def _register() -> None:
     from cluster.commands.demo import demo
     from cluster.commands.doctor import doctor
     from cluster.commands.eval import evaluate
+    from cluster.commands.flow import check as check_flow
+    from cluster.commands.flow import show as show_flow
     from cluster.commands.kb import ask, ingest, list_documents, remove
     from cluster.commands.policy import check as check_policy
     from cluster.commands.policy import show as show_policy
@@ -77,6 +81,8 @@ def _register() -> None:
     calls.command("list")(list_calls)
     calls.command("show")(show_call)
     tools.command("list")(list_tools)
+    flow.command("check")(check_flow)
+    flow.command("show")(show_flow)
     policy.command("check")(check_policy)
     policy.command("show")(show_policy)
 

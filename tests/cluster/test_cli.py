@@ -28,6 +28,8 @@ _COMMANDS = (
     ["config", "show"],
     ["calls", "list"],
     ["calls", "show"],
+    ["flow", "check"],
+    ["flow", "show"],
 )
 
 
@@ -85,6 +87,22 @@ def test_ingest_of_a_missing_file_says_which() -> None:
     result = runner.invoke(app, ["kb", "ingest", "nowhere.md"])
     assert result.exit_code == 1
     assert "nowhere.md" in result.output
+
+
+def test_flows_are_checked_and_drawn(tmp_path: Path) -> None:
+    shipped = runner.invoke(app, ["flow", "check", "order_status", "appointment"])
+    assert shipped.exit_code == 0
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("flow: f\nstart: a\nstates:\n  a: {say: hello, next: nowhere}\n")
+    checked = runner.invoke(app, ["flow", "check", "order_status", str(wrong)])
+    assert checked.exit_code == 1
+    assert f"{wrong}:4: states.a.next = 'nowhere': one of a is wanted" in checked.output
+    tree = runner.invoke(app, ["flow", "show", "order_status"])
+    assert "look_up_order.status equals delivered" in tree.output
+    picture = tmp_path / "flow.png"
+    text = runner.invoke(app, ["flow", "show", "appointment", "--dot", "--png", str(picture)])
+    assert 'checked -> again [label="otherwise"];' in text.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_doctor_fails_when_something_must_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
