@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.commands.common import ConfigOption, DataDirOption, JsonOption, ProfileOption, SetOption, out, resolved
+from cluster.commands.common import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    out,
+    print_table,
+    resolved,
+)
 
 
 def list_calls(
@@ -25,11 +34,11 @@ def list_calls(
     if as_json:
         _print_json(rows)
         return
-    from rich.table import Table
-
-    table = Table("call", "started", "seconds", "turns", "barge-ins", "ended", box=None, header_style="bold")
-    for row in rows:
-        table.add_row(
+    if not rows:
+        out().print("No calls yet.")
+        return
+    cells = [
+        (
             row["call_id"],
             str(row["started_at"])[:19].replace("T", " "),
             f"{row['duration_ms'] / 1000:.1f}",
@@ -37,7 +46,9 @@ def list_calls(
             str(row["barge_ins"]),
             row["end_reason"] or "live",
         )
-    out().print(table if rows else "No calls yet.")
+        for row in rows
+    ]
+    print_table(("call", "started", "seconds", "turns", "barge-ins", "ended"), cells)
 
 
 def show(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,32 @@ def out(width: int | None = None) -> Console:
     from rich.console import Console
 
     return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=width)
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], marked: Callable[[Sequence[str]], bool] = lambda _: False
+) -> None:
+    """Print rows under a heading each. The first column is what other commands take: it is never cut nor broken.
+
+    On a terminal too narrow for a row the other columns go over several lines; where there is no terminal, cells are
+    whole and stand between tabs. ``marked`` rows stand out.
+    """
+    console = out()
+    if not console.is_terminal:
+        for row in (columns, *rows):
+            print("\t".join(" ".join(cell.split()) for cell in row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    # A column of fixed width is the last one that is made narrower.
+    longest = max(len(row[0]) for row in (columns, *rows))
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", width=min(longest, console.width) if number == 0 else None)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row), style="bold cyan" if marked(row) else "")
+    console.print(table)
 
 
 def err() -> Console:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from cluster.commands.common import ConfigOption, DataDirOption, JsonOption, ProfileOption, SetOption, out, resolved
+from cluster.commands.common import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    out,
+    print_table,
+    resolved,
+)
 
 
 def show(
@@ -21,9 +30,5 @@ def show(
             json.dumps({key: {"value": value, "origin": origin} for key, value, origin in rows}, default=str)
         )
         return
-    from rich.table import Table
-
-    table = Table("setting", "value", "from", box=None, header_style="bold")
-    for key, value, origin in rows:
-        table.add_row(key, str(value), origin, style="" if origin == "default" else "bold cyan")
-    out().print(table)
+    cells = [(key, str(value), origin) for key, value, origin in rows]
+    print_table(("setting", "value", "from"), cells, marked=lambda row: row[2] != "default")

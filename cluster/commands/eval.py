@@ -93,7 +93,7 @@ def _show(result: EvalResult) -> None:
 
     table = Table(box=box.SIMPLE, header_style="bold")
     for column in ("theme", "scenario", "verdict", "v2v", "barge-in", "why"):
-        table.add_column(column, justify="right" if column in ("v2v", "barge-in") else "left")
+        table.add_column(column, justify="right" if column in ("v2v", "barge-in") else "left", overflow="fold")
     for run in result.runs:
         figures = run.figures or {}
         worst = [str(max(figures[key])) if figures.get(key) else "" for key in ("v2v_ms", "barge_in_ms")]

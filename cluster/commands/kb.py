@@ -15,6 +15,7 @@ from cluster.commands.common import (
     SetOption,
     err,
     out,
+    print_table,
     resolved,
 )
 
@@ -91,19 +92,18 @@ def list_documents(
     as_json: JsonOption = False,
 ) -> None:
     """List the documents in the knowledge base."""
-    from rich.table import Table
-
     from cluster import knowledge
 
     documents = knowledge.documents(resolved(profile, config, overrides, data_dir).settings)
     if as_json:
         _print_json(documents)
         return
-    table = Table("source", "title", "version", "chunks", "bytes", "ingested", box=None, header_style="bold")
-    for entry in documents:
-        columns = ("source", "title", "version", "chunks", "size_bytes", "ingested_at")
-        table.add_row(*(str(entry[column]) for column in columns))
-    out().print(table if documents else "No documents; `voice-agent kb ingest PATH` brings some in.")
+    if not documents:
+        out().print("No documents; `voice-agent kb ingest PATH` brings some in.")
+        return
+    columns = ("source", "title", "version", "chunks", "size_bytes", "ingested_at")
+    cells = [[str(entry[column]) for column in columns] for entry in documents]
+    print_table(("source", "title", "version", "chunks", "bytes", "ingested"), cells)
 
 
 def remove(

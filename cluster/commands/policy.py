@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.common import ConfigOption, DataDirOption, JsonOption, ProfileOption, SetOption, out, resolved
+from cluster.commands.common import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    out,
+    print_table,
+    resolved,
+)
 
 if TYPE_CHECKING:
     from configs.policies import Policies
+    from configs.policy_costs import RuleCost
     from voice_agent.policy.rules import Rule
 
 
@@ -43,13 +53,7 @@ def check(
             ]
         )
     else:
-        from rich.table import Table
-
-        table = Table("rule", "typical", "worst", "budget", "", "from", box=None, header_style="bold")
-        for cost in costs:
-            times = (f"{value:.3f} ms" for value in (cost.typical_ms, cost.worst_ms, cost.budget_ms))
-            table.add_row(cost.id, *times, "" if cost.fits else "over", loaded.origin[cost.id])
-        out().print(table)
+        print_table(("rule", "typical", "worst", "budget", "", "from"), [_cost_row(cost, loaded) for cost in costs])
     if not all(cost.fits for cost in costs):
         raise typer.Exit(1)
 
@@ -68,13 +72,15 @@ def show(
     if as_json:
         _print_json([_as_dict(rule, loaded) for rule in loaded.rules.rules])
         return
-    from rich.table import Table
+    rows = [
+        (rule.id, *_in_words(rule), f"{rule.budget_ms:g} ms", loaded.origin[rule.id]) for rule in loaded.rules.rules
+    ]
+    print_table(("rule", "kind", "looks for", "does", "budget", "from"), rows)
 
-    table = Table("rule", "kind", "looks for", "does", "budget", "from", box=None, header_style="bold")
-    for rule in loaded.rules.rules:
-        kind, looks_for, does = _in_words(rule)
-        table.add_row(rule.id, kind, looks_for, does, f"{rule.budget_ms:g} ms", loaded.origin[rule.id])
-    out().print(table)
+
+def _cost_row(cost: RuleCost, loaded: Policies) -> tuple[str, ...]:
+    times = (f"{value:.3f} ms" for value in (cost.typical_ms, cost.worst_ms, cost.budget_ms))
+    return (cost.id, *times, "" if cost.fits else "over", loaded.origin[cost.id])
 
 
 def _in_words(rule: Rule) -> tuple[str, str, str]:

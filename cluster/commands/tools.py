@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from cluster.commands.common import ConfigOption, DataDirOption, JsonOption, ProfileOption, SetOption, out, resolved
+from cluster.commands.common import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    out,
+    print_table,
+    resolved,
+)
 
 
 def list_tools(
@@ -26,13 +35,11 @@ def list_tools(
         targets = settings.tools.transfer_targets
         out().print_json(json.dumps({"tools": listed, "transfer_targets": targets}))
         return
-    from rich.table import Table
-
-    table = Table("tool", "kind", "takes", "timeout", "", "description", box=None, header_style="bold")
+    rows = []
     for spec in specs:
         takes = ", ".join(one.name if one.required else f"[{one.name}]" for one in spec.parameters)
         state = "" if usable(spec) else "not configured"
-        table.add_row(spec.name, spec.kind, takes.replace("[", "\\["), f"{spec.timeout_ms} ms", state, spec.description)
-    out().print(table)
+        rows.append((spec.name, spec.kind, takes, f"{spec.timeout_ms} ms", state, spec.description))
+    print_table(("tool", "kind", "takes", "timeout", "", "description"), rows)
     for name, target in settings.tools.transfer_targets.items():
         out().print(f"transfer target {name}: {target}", markup=False)
