@@ -238,6 +238,9 @@ def _with_secrets_and_ports(settings: Settings) -> Settings:
                 }
             ),
             "dialog": settings.dialog.model_copy(update={"flow": _absolute_flow(settings.dialog.flow)}),
+            "policy": settings.policy.model_copy(
+                update={"files": [policies.found(path).absolute() for path in settings.policy.files]}
+            ),
             "telemetry": settings.telemetry.model_copy(update={"metrics_port": metrics}),
             "twilio": settings.twilio.model_copy(
                 update={"auth_token": settings.twilio.auth_token or secrets.token_hex(16)}

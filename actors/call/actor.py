@@ -102,6 +102,7 @@ class CallActor:
             "journal_waiting": kit.outbox.waiting if kit else 0,
             "journal_dropped": kit.outbox.dropped if kit else 0,
             "loop_lag_ms": self._lag.worst_ms,
+            "late_rules": kit.outbox.redactor.late_rules() if kit and kit.outbox.redactor else [],
         }
 
     async def hang_up(self, call_id: str, reason: str) -> bool:

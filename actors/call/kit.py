@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from actors.call.outbox import JournalOutbox
 from actors.call.plane import ModelPlane
+from actors.call.redaction import Redactor
 from actors.link.messages import ToGateway
 from configs import flows, policies
 from configs.settings import Settings
@@ -82,12 +83,14 @@ class DialogMachines:
         agent: fixed phrases.
         transfer_targets: names a model may transfer to; None: any.
         director: flow and rules, shared by all calls of the actor; None: a free dialog without rules.
+        rules: the same rules, for what is kept.
     """
 
     policy: TurnPolicy
     agent: AgentPhrases
     transfer_targets: frozenset[str] | None = None
     director: Director | None = None
+    rules: PolicyEngine | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> DialogMachines:
@@ -119,7 +122,7 @@ class DialogMachines:
         flow = flows.of(settings)
         rules = PolicyEngine(policies.of(settings), time.perf_counter)
         director = CallDirector(phrases, rules, FlowRunner(flow) if flow is not None else None, targets)
-        return cls(policy, phrases, targets, director)
+        return cls(policy, phrases, targets, director, rules)
 
     def new(self, call_id: str) -> Machine:
         """For a call that begins."""
@@ -159,9 +162,15 @@ class CallKit:
 
     @classmethod
     def of(cls, settings: Settings, plane: ModelPlane, outbox: JournalOutbox) -> CallKit:
-        """From the settings of the stack."""
+        """From the settings of the stack. The outbox is given the rules on what may be kept.
+
+        Raises:
+            ConfigError: a flow or a policy file cannot be read or is wrong.
+        """
+        machines = DialogMachines.of(settings)
+        outbox.redactor = Redactor(machines.rules) if machines.rules is not None else None
         return cls(
-            machines=DialogMachines.of(settings),
+            machines=machines,
             plane=plane,
             outbox=outbox,
             patience_s=settings.turn.stage_deadline_s,

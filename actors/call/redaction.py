@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any, Final, TypeVar, cast
 
 from voice_agent.dialog.records import CallRecord, TurnRecord
@@ -45,9 +44,9 @@ class Redactor:
             self._calls.pop(record.call_id, None)
         return record
 
-    def statistics(self) -> dict[str, dict[str, Any]]:
-        """How the rules did, by id."""
-        return {name: asdict(counted) for name, counted in self._policy.statistics().items()}
+    def late_rules(self) -> list[str]:
+        """Rules that take longer than their budget again and again, by now."""
+        return [name for name, counted in self._policy.statistics().items() if counted.late]
 
     def _keeper(self, call_id: str) -> Keeper:
         keeper = self._calls.get(call_id)
