@@ -100,16 +100,13 @@ def compare(ear: NDArray[np.int16], reference: NDArray[np.int16]) -> Comparison:
 
 
 def _plausible(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Without pieces found somewhere else than both their neighbours, which agree: a vowel is like another."""
+    """Without pieces found somewhere else than both their neighbours: one vowel is like another."""
     slack = _SLACK_MS * RATE_HZ // 1000
     late = [place - at for at, place in found]
     return [
         piece
         for n, piece in enumerate(found)
-        if not 0 < n < len(found) - 1
-        or abs(late[n] - late[n - 1]) <= slack
-        or abs(late[n] - late[n + 1]) <= slack
-        or abs(late[n - 1] - late[n + 1]) > slack
+        if not 0 < n < len(found) - 1 or abs(late[n] - late[n - 1]) <= slack or abs(late[n] - late[n + 1]) <= slack
     ]
 
 
