@@ -1,7 +1,8 @@
-"""What the synthesisers in C share: one thread that owns the library, and a stream of telephone audio out of it.
+"""What synthesisers share: one thread that owns the library, and a stream of telephone audio out of it.
 
-The C libraries keep global state, so all synthesis of an engine runs on one thread, a segment at a time. They are 50
-and more times faster than real time, so calls take turns without noticing. Between segments the reader sets the pace:
+The C libraries keep global state, and a model on a GPU does one pass after the other, so all synthesis of an engine
+runs on one thread, a segment at a time. The C ones are 50 and more times faster than real time, so calls take turns
+without noticing. Between segments the reader sets the pace:
 a segment is synthesised when the one before it was taken, so what waits is bounded by one segment.
 """
 
@@ -42,7 +43,7 @@ _QUEUE_SIZE = 512
 
 
 class NativeThread:
-    """The one thread that may call a C library."""
+    """The one thread that may call a library."""
 
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)

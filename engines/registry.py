@@ -35,6 +35,7 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
     "tts": {
         "flite": "engines.tts_flite:FliteEngine",
         "espeak": "engines.tts_espeak:EspeakEngine",
+        "coqui": "engines.tts_coqui:CoquiEngine",
         "simulated": "engines.simulated:SimulatedTextToSpeech",
     },
     "vad": {
