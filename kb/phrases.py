@@ -12,24 +12,25 @@ from kb.spoken import spoken_words
 
 Utterance = tuple[tuple[str, ...], float]
 
+# No two ways to write what sounds the same ("goodbye", "good bye"): the recogniser's confidence would be shared out.
 CALL_PHRASES = """
 hello | hi | hi there | hey | good morning | good afternoon | good evening | hello can you help me
 hello can you hear me
 hi i have a question | hello i have a question | i have a question | i have another question | one more question
 can i ask you something | can i ask a question | could you help me | can you help me please | i need some help
-yes | yes please | yeah | yep | yes that is right | sure | of course | okay | ok | all right | alright | right | exactly
+yes | yes please | yeah | yep | yes that is right | sure | of course | okay | all right | right | exactly
 no | no thanks | no thank you | nope | not really | no that's all | no that is all | no that was all | no that's it
 that's all | that is all | that's all thank you | that's it | that is everything | nothing else | that's all i needed
 thank you | thanks | thanks a lot | thank you very much | thank you so much | great thank you | okay thank you
 okay thanks | perfect thank you | thanks for your help | thank you for your help | great | perfect | good | fine
-goodbye | good bye | bye | bye bye | okay bye | thank you goodbye | thanks bye | thank you bye | have a nice day
+goodbye | bye | bye bye | okay bye | thank you goodbye | thanks bye | thank you bye | have a nice day
 okay goodbye | see you | see you later | have a good day | talk to you later | i will call again
 please repeat that | could you repeat that | can you repeat that please | can you say that again | say that again
 could you say that again please | sorry i did not get that | sorry | excuse me | pardon | what did you say
 what was that
 i don't understand | i did not understand | i did not hear you | can you speak slower | slower please | louder please
 wait | wait a minute | wait a second | hold on | hold on please | one moment | just a moment | one second | stop
-stop please | okay stop | never mind | forget it | mhm | uh huh | hm | hmm | uh | um | i see | got it
+stop please | okay stop | never mind | forget it | mhm | uh huh | hm | uh | um | i see | got it
 can i speak to a person | i want to speak to a person | can i talk to someone | i would like to speak to someone
 can i speak to the manager | can i talk to a human | a real person please | connect me with a person | operator
 are you a robot | are you a machine | are you a real person | who are you | what is your name | who am i speaking to

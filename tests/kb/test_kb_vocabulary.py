@@ -9,7 +9,7 @@ from kb_fakes import SAMPLE, BagOfWordsEmbedder
 from kb.arpa import END, START, TrigramModel
 from kb.knowledge import KnowledgeBase, KnowledgeOptions
 from kb.ledger import MemoryLedger
-from kb.phrases import forms_of, questions_of, topics_of
+from kb.phrases import CALL_PHRASES, forms_of, questions_of, topics_of
 from kb.pronounce import PHONES, Lexicon, guess, load_lexicon, with_s
 from kb.store import VectorStore
 from kb.vocabulary import write_vocabulary
@@ -201,3 +201,14 @@ def test_pocketsphinx_takes_the_sample_vocabulary_and_knows_its_words(tmp_path: 
     decoder.start_utt()
     decoder.process_raw(bytes(32000), False, False)
     decoder.end_utt()
+
+
+def test_no_two_phrases_of_a_call_sound_the_same() -> None:
+    """Two spellings of one sound share the recogniser's posterior, and neither is ever sure."""
+    lexicon = load_lexicon()
+    phrases = sorted({" ".join(phrase.split()) for phrase in CALL_PHRASES.split("|") if phrase.strip()})
+    heard: dict[tuple[str, ...], str] = {}
+    for phrase in phrases:
+        found = lexicon.pronounce(phrase.split()).found
+        sound = tuple(" ".join(found[word][0] for word in phrase.split() if word in found).split())
+        assert heard.setdefault(sound, phrase) == phrase, f"{phrase!r} sounds like {heard[sound]!r}"
