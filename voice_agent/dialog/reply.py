@@ -102,7 +102,7 @@ class Reply:
 
     def played_out(self) -> bool:
         """Everything there is to say has been said."""
-        return self.text_done and all(clause.played for clause in self.clauses)
+        return self.text_done and all(clause.played and clause.synthesised for clause in self.clauses)
 
     def text(self) -> str:
         """All that was to be said, as far as it is known."""

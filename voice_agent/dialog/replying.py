@@ -102,7 +102,9 @@ class Replying(Call):
         if reply is None or not reply.released or not reply.played_out():
             return
         self._record("completed")
-        self._forget_jobs(reply.turn)
+        if any(job[0] != "transcribe" and job[1] == reply.turn for job in self._s.jobs):
+            self._commands.append(CancelTurn(reply.turn))  # an output rule stopped the reply, not its model
+            self._forget_jobs(reply.turn)
         self._s.timers.pop(Timer.FILLER, None)
         self._s.reply = None
         if self._s.state is State.HELD:
