@@ -20,6 +20,7 @@ from serve_apps.http_errors import HttpError
 from storage.calls import CarrierEvent
 from voice_agent.admission import Refusal
 from voice_agent.errors import VoiceAgentError
+from voice_agent.metrics import STREAM_LOST
 from voice_agent.twilio import tokens
 
 MAX_RECONNECTS = 3
@@ -29,8 +30,10 @@ SETTLE_S = 1.0
 """How long a stream's end may take to reach the dispatcher before the call counts as cut off."""
 
 _OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-_CUT_OFF = frozenset({"ended:lost", "ended:expired"})
+_CUT_OFF = frozenset({"ended:lost", "ended:expired", f"ended:{STREAM_LOST}"})
 """Ends nobody chose: the caller may still be there."""
+_FAILED = "ended:failed"
+_WAITING = frozenset({"reserved", "lost"})
 _TRANSFER = "ended:transfer:"
 _KEPT = frozenset(
     {
@@ -92,7 +95,7 @@ class Webhooks:
             CarrierEvent(form.call_id, f"call:{key}", "call", status, form.get("ErrorMessage"), _kept(form))
         )
         if status in _OVER:
-            await self._release_reserved(form.call_id)
+            await self._release_waiting(form.call_id)
         return Response(status_code=204)
 
     async def stream_status(self, request: Request) -> Response:
@@ -145,10 +148,13 @@ class Webhooks:
 
     async def _after_stream(self, form: Form, attempt: int) -> str:
         if form.get("CallStatus") in _OVER:
+            await self._release_waiting(form.call_id)
             return twiml.hang_up()
         state = await self._settled_state(form.call_id)
         if state.startswith(_TRANSFER):
             return await self._transfer(form, state.removeprefix(_TRANSFER))
+        if state == _FAILED:
+            return self._sorry()
         if state.startswith("ended") and state not in _CUT_OFF:
             return twiml.hang_up()
         if attempt >= MAX_RECONNECTS:
@@ -179,9 +185,10 @@ class Webhooks:
                 return state
             await asyncio.sleep(0.05)
 
-    async def _release_reserved(self, call_id: str) -> None:
+    async def _release_waiting(self, call_id: str) -> None:
+        """Give back the slot of a call that waits for a stream which will not come: the caller is gone."""
         try:
-            if await self._backends.dispatcher.call_state(call_id) == "reserved":
+            if await self._backends.dispatcher.call_state(call_id) in _WAITING:
                 await self._backends.dispatcher.release(call_id, "caller_hung_up")
         except VoiceAgentError as error:
             # The reservation runs out by itself.

@@ -102,6 +102,9 @@ CATALOGUE: Final = (
 )
 """All of them, in the order of the docs."""
 
+STREAM_LOST: Final = "stream_lost"
+"""End of a stream that the carrier did not stop: the caller may still be there and come back on another."""
+
 END_REASONS: Final = frozenset(
     {
         "caller_hung_up",
@@ -112,7 +115,7 @@ END_REASONS: Final = frozenset(
         "failed",
         "lost",
         "gateway_lost",
-        "stream_lost",
+        STREAM_LOST,
         "operator",
         "policy",
         "transfer",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from actors.call.kit import CallKit
-from actors.call.orphans import Orphans
+from actors.call.orphans import LOST, Orphans
 from actors.call.outbox import JournalOutbox, JournalPort
 from actors.call.plane import ModelPlane
 from actors.call.shell import HANDED_OVER, ORPHANED, CallShell
@@ -21,6 +21,7 @@ from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
 from voice_agent.errors import ProtocolError
+from voice_agent.metrics import STREAM_LOST
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class CallActor:
         async for message in connection:
             self._take(connection, message)
         for shell in [shell for shell in self._shells.values() if shell.port is connection]:
-            self._orphan(shell)
+            self._orphan(shell, LOST)
 
     def _take(self, connection: LinkConnection, message: Message) -> None:
         if isinstance(message, Attach):
@@ -149,6 +150,8 @@ class CallActor:
             shell.audio(message.utterance, message.offset_samples, message.audio)
         elif isinstance(message, CallEvent):
             shell.from_gateway(message.event)
+        elif message.reason == STREAM_LOST:
+            self._orphan(shell, STREAM_LOST)
         else:
             shell.detach(message.reason)
 
@@ -156,7 +159,7 @@ class CallActor:
         assert self._kit is not None
         assert self._orphans is not None
         held = self._shells.get(attach.call_id)
-        if held is not None and held.ended:
+        if held is not None and (held.ended or attach.call_id in self._orphans):
             held = None
         if held is not None and held.port is connection and attach.epoch <= held.epoch:
             logger.warning("attach of an older epoch refused", extra={"call_id": attach.call_id})
@@ -192,14 +195,16 @@ class CallActor:
         finally:
             if self._shells.get(shell.call_id) is shell:
                 del self._shells[shell.call_id]
+                if self._orphans is not None:
+                    self._orphans.renew(shell.call_id, b"" if shell.ended else shell.snapshot)
 
-    def _orphan(self, shell: CallShell) -> None:
-        """The gateway is gone; keep the state until the carrier has found another."""
+    def _orphan(self, shell: CallShell, reason: str) -> None:
+        """The gateway or its stream is gone; keep the state until the carrier has found another."""
         assert self._orphans is not None
         shell.detach(ORPHANED)
         if not shell.ended and shell.snapshot:
-            logger.warning("call without a gateway", extra={"call_id": shell.call_id})
-            self._orphans.keep(shell.call_id, shell.snapshot)
+            logger.warning("call without a gateway", extra={"call_id": shell.call_id, "reason": reason})
+            self._orphans.keep(shell.call_id, shell.snapshot, reason)
 
 
 def _peer(shell: CallShell) -> str:

@@ -1,9 +1,9 @@
-"""Calls whose gateway died: their state waits until the carrier has connected again, or is recorded as lost."""
+"""Calls whose gateway or stream is lost: their state waits until the carrier has connected again, or is recorded so."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgpack
 
@@ -19,6 +19,7 @@ LOST = "gateway_lost"
 @dataclass(frozen=True, slots=True)
 class _Orphan:
     snapshot: bytes
+    reason: str
     expiry: asyncio.TimerHandle
 
 
@@ -36,11 +37,15 @@ class Orphans:
         """Calls that wait for a gateway."""
         return list(self._waiting)
 
-    def keep(self, call_id: str, snapshot: bytes) -> None:
-        """Keep the newest state of a call."""
+    def __contains__(self, call_id: str) -> bool:
+        """Whether a call waits here."""
+        return call_id in self._waiting
+
+    def keep(self, call_id: str, snapshot: bytes, reason: str = LOST) -> None:
+        """Keep the newest state of a call; ``reason`` is the end that is recorded when nobody comes for it."""
         self.take(call_id)
         expiry = asyncio.get_running_loop().call_later(self._keep_s, self._lose, call_id)
-        self._waiting[call_id] = _Orphan(snapshot, expiry)
+        self._waiting[call_id] = _Orphan(snapshot, reason, expiry)
 
     def take(self, call_id: str) -> bytes:
         """The state of a call that has found a gateway; empty when it is not here."""
@@ -50,6 +55,14 @@ class Orphans:
         orphan.expiry.cancel()
         return orphan.snapshot
 
+    def renew(self, call_id: str, snapshot: bytes) -> None:
+        """A waiting call came to its last state; empty when it ended there, and nobody need come any more."""
+        orphan = self._waiting.pop(call_id, None)
+        if orphan is not None and snapshot:
+            self._waiting[call_id] = replace(orphan, snapshot=snapshot)
+        elif orphan is not None:
+            orphan.expiry.cancel()
+
     def close(self) -> None:
         """Record all that wait as lost."""
         for call_id in tuple(self._waiting):
@@ -57,12 +70,13 @@ class Orphans:
 
     def _lose(self, call_id: str) -> None:
         """Nobody came: let the dialog end itself, so that its turn and its call are on record."""
+        reason = self._waiting[call_id].reason
         try:
             machine = self._machines.restore(msgpack.unpackb(self.take(call_id)))
         except ProtocolError:
             return
         # The machine's clock does not run backwards: 0 means the time of its newest event.
-        machine.receive(CarrierStopped(LOST), 0)
+        machine.receive(CarrierStopped(reason), 0)
         for command in machine.take_commands():
             if isinstance(command, RecordTurn | EndCall):
                 self._outbox.add(command.record)

@@ -15,6 +15,7 @@ from actors.tasks import TaskKeeper
 from configs.runtime import StackContext
 from voice_agent.admission import Admission, HostAddress, Refusal
 from voice_agent.errors import CapacityError, ProtocolError
+from voice_agent.metrics import STREAM_LOST
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +179,15 @@ class Dispatcher:
         return host.address
 
     async def release(self, call_id: str, reason: str) -> None:
-        """The call is over; its slot is free. Idempotent."""
+        """The call is over; its slot is free. Idempotent.
+
+        A call that only lost its stream keeps its slot while its host holds its state for the next stream.
+        """
         await self.start()
+        entry = self._calls.get(call_id)
+        if reason == STREAM_LOST and entry is not None and self._pool.get(entry.host_id) is not None:
+            self._calls.unhook(entry)
+            return
         self._end(call_id, reason)
 
     def _end(self, call_id: str, reason: str) -> None:
@@ -191,7 +199,7 @@ class Dispatcher:
             host.calls.discard(call_id)
 
     async def call_state(self, call_id: str) -> str:
-        """``unknown``, ``reserved``, ``live``, ``lost`` (its gateway or its host is gone) or ``ended:<reason>``."""
+        """``unknown``, ``reserved``, ``live``, ``lost`` (its stream, gateway or host is gone) or ``ended:<reason>``."""
         await self.start()
         return self._calls.state(call_id, self._gateways)
 

@@ -84,6 +84,11 @@ class CallRegistry:
         entry.epoch += 1
         entry.since_s = self._clock()
 
+    def unhook(self, entry: Entry) -> None:
+        """The call's stream is gone, its host has it still: it is lost until the carrier comes again."""
+        entry.gateway_id = ""
+        entry.since_s = self._clock()
+
     def vacate(self, entry: Entry) -> None:
         """The call's host is dead; it waits for another for ``reserve_s``."""
         entry.host_id = ""

@@ -31,6 +31,7 @@ from voice_agent.dialog.events import (
     PlayoutStarted,
 )
 from voice_agent.errors import ProtocolError, VoiceAgentError
+from voice_agent.metrics import STREAM_LOST
 from voice_agent.playout import PlayoutAction, PlayoutLedger, PlayoutSettings, SendAudio, SendClear, SendMark
 from voice_agent.twilio.messages import Start
 
@@ -241,7 +242,8 @@ class GatewayCall:
         reason = self._over or FAILED
         link, self._link = self._link, None
         if link is not None:
-            link.send(CallEvent(self.call_id, CarrierStopped(reason)))
+            if reason != STREAM_LOST:  # the dialog goes on when the carrier comes back on another stream
+                link.send(CallEvent(self.call_id, CarrierStopped(reason)))
             link.send(Detach(self.call_id, reason))
             self._services.links.detach(link, self)
         try:

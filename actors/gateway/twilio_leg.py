@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from actors.gateway.media_socket import MediaSocket
 from configs.settings import TwilioSettings
 from voice_agent.errors import AuthError, ProtocolError, VoiceAgentError
+from voice_agent.metrics import STREAM_LOST
 from voice_agent.twilio import messages
 from voice_agent.twilio.messages import Connected, Dtmf, Mark, Media, SequenceTracker, Start, Stop
 
@@ -56,7 +57,7 @@ class LegCall(Protocol):
         """A mark was echoed."""
 
     def gone(self, reason: str) -> None:
-        """The leg is over: ``caller_hung_up`` or ``failed``. Idempotent."""
+        """The leg is over: ``caller_hung_up``, ``stream_lost`` or ``failed``. Idempotent."""
 
 
 class LegHost(Protocol):
@@ -172,8 +173,8 @@ class TwilioLeg:
         """The socket is gone."""
         self._disarm()
         if self._call is not None:
-            # A socket that dies is a caller who is gone: Twilio asks the call's action URL when it was not.
-            self._call.gone(self._reason or CALLER_HUNG_UP)
+            # Without Twilio's ``stop`` only the socket is gone; whether the caller is, is known at the action URL.
+            self._call.gone(self._reason or STREAM_LOST)
 
     # --- inside ---
 

@@ -345,3 +345,27 @@ async def test_stop_ends_every_host(made):
     await dispatcher.stop()
     assert all(host.stopped for host in hosts)
     assert not cluster.living
+
+
+async def test_a_lost_stream_keeps_its_slot_and_its_host(made):
+    dispatcher, cluster = await made(max_calls=1, spare_actors=1)
+    address = await live(dispatcher, "CA1")
+    await dispatcher.release("CA1", "stream_lost")
+    assert await dispatcher.call_state("CA1") == "lost"
+    assert isinstance(await dispatcher.admit("CA2", "", ""), Refusal)
+    assert isinstance(await dispatcher.admit("CA1", "", ""), Admission)
+    assert await dispatcher.claim("CA1") == address
+    assert await dispatcher.call_state("CA1") == "live"
+    await dispatcher.release("CA1", "goodbye")
+    assert await dispatcher.call_state("CA1") == "ended:goodbye"
+    assert cluster.lost == []
+
+
+async def test_a_lost_stream_without_a_host_is_an_end(made):
+    dispatcher, cluster = await made()
+    address = await live(dispatcher, "CA1")
+    cluster.living[address.host_id].dead = True
+    await dispatcher.check()
+    await dispatcher.release("CA1", "stream_lost")
+    assert await dispatcher.call_state("CA1") == "ended:stream_lost"
+    await until(lambda: cluster.lost == [("CA1", "stream_lost")])

@@ -306,10 +306,13 @@ async def test_hanging_up_leaves_nothing(tmp_path: Path, moment: Any, how: str) 
         status = await bench.until_empty()
         assert status["tasks"] == status["attached"] == 0
         if moment is not _connected:
-            assert bench.dispatcher.released(caller.call_id) == ["caller_hung_up"]
+            reason = "caller_hung_up" if how == "stop" else "stream_lost"
+            assert bench.dispatcher.released(caller.call_id) == [reason]
         if moment in (_attached, _speaking, _playing, _held):
             await until(lambda: bench.host.detached(caller.call_id))
-            assert bench.host.events(caller.call_id)[-1] == CarrierStopped("caller_hung_up")
+            assert bench.host.detached(caller.call_id)[0].reason == reason
+            told = [CarrierStopped(reason)] if how == "stop" else []
+            assert bench.host.events(caller.call_id, CarrierStopped) == told
 
 
 async def test_stopping_the_gateway_ends_its_calls_in_words(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Stage:
 async def staged(tmp_path: Path, **sections: dict[str, Any]) -> AsyncIterator[Stage]:
     before = asyncio.all_tasks()
     turn = {"endpoint_ms": 200, "endpoint_short_ms": 150, "endpoint_long_ms": 300}
-    context = make_context(tmp_path, turn=turn, calls={"calls_per_actor": 4}, **sections)
+    context = make_context(tmp_path, **({"turn": turn, "calls": {"calls_per_actor": 4}} | sections))
     plane, journal = LocalPlane(), ListJournal()
     hosts = []
     for number in range(2):
@@ -98,6 +98,48 @@ async def test_a_conversation(tmp_path: Path) -> None:
         await until(lambda: stage.journal.of(CallRecord))
         assert stage.journal.of(CallRecord)[0].end_reason == "caller_hung_up"
         assert stage.journal.of(CallRecord)[0].caller_pii == "+15550001"
+
+
+@pytest.mark.parametrize("moment", ["between", "replying"])
+async def test_a_lost_stream_comes_back_to_the_same_dialog(tmp_path: Path, moment: str) -> None:
+    async with staged(tmp_path) as stage:
+        caller = await stage.answer()
+        stage.plane.speech_ms = 700
+        heard = len(caller.heard())
+        await ask(caller)
+        if moment == "replying":
+            await until(lambda: len(caller.heard()) > heard + 1600)
+        else:
+            await until(lambda: len(stage.turns()) == 2)
+        caller.die()
+        await stage.bench.until_empty()
+        assert stage.bench.dispatcher.released(caller.call_id) == ["stream_lost"]
+        holder = stage.hosts[0].actor
+        await until(lambda: holder._orphans is not None and caller.call_id in holder._orphans)
+        assert not stage.journal.of(CallRecord)
+
+        again = await stage.bench.dial(call_id=caller.call_id)
+        await again.start(caller="+15550001")
+        await until(lambda: len(stage.turns()) == 3)
+        assert [turn.kind for turn in stage.turns()] == ["greeting", "reply", "reprompt"]
+        assert stage.turns()[1].outcome == ("cut" if moment == "replying" else "completed")
+        await ask(again)
+        await until(lambda: len(stage.turns()) == 4)
+        said = [message.content for message in stage.plane.requests["reply"][-1].messages]
+        assert said.count("when do you open") == 2, "the history goes on"
+        await again.stop()
+        await until(lambda: stage.journal.of(CallRecord))
+        [record] = stage.journal.of(CallRecord)
+        assert (record.end_reason, record.caller_pii) == ("caller_hung_up", "+15550001")
+        assert record.counters["reconnects"] == 1
+
+
+async def test_a_lost_stream_nobody_comes_back_for_is_recorded_as_such(tmp_path: Path) -> None:
+    async with staged(tmp_path, calls={"reserve_s": 1.0, "calls_per_actor": 4}) as stage:
+        caller = await stage.answer()
+        caller.die()
+        await until(lambda: stage.journal.of(CallRecord))
+        assert [record.end_reason for record in stage.journal.of(CallRecord)] == ["stream_lost"]
 
 
 async def test_an_interruption_cuts_the_reply_and_is_answered(tmp_path: Path) -> None:

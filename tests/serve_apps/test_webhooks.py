@@ -163,14 +163,30 @@ async def test_a_call_that_is_over_is_hung_up(state: str) -> None:
     assert stack.dispatcher.admitted == []
 
 
-async def test_a_caller_who_is_gone_gets_no_new_stream() -> None:
+async def test_a_call_that_failed_ends_in_words() -> None:
     stack = Stack()
-    stack.dispatcher.states = ["lost"]
+    stack.dispatcher.states = ["ended:failed"]
+    answer = await stack.post("/twilio/stream-ended", CallStatus="in-progress")
+    assert spoken(answer) == stack.context.settings.agent.out_of_service
+    assert stack.dispatcher.admitted == []
+    assert verbs(await stack.post("/twilio/stream-ended", CallStatus="completed")) == ["Hangup"]
+
+
+@pytest.mark.parametrize(
+    ("state", "released"),
+    [("lost", [("CA1", "caller_hung_up")]), ("ended:stream_lost", []), ("live", [])],
+)
+async def test_a_caller_who_is_gone_gets_no_new_stream(state: str, released: list[tuple[str, str]]) -> None:
+    stack = Stack()
+    stack.dispatcher.states = [state]
     assert verbs(await stack.post("/twilio/stream-ended", CallStatus="completed")) == ["Hangup"]
     assert stack.dispatcher.admitted == []
+    assert stack.dispatcher.released == released
 
 
-@pytest.mark.parametrize("state", ["lost", "live", "reserved", "unknown", "ended:lost", "ended:expired"])
+@pytest.mark.parametrize(
+    "state", ["lost", "live", "reserved", "unknown", "ended:lost", "ended:expired", "ended:stream_lost"]
+)
 async def test_a_lost_stream_is_replaced_a_bounded_number_of_times(state: str) -> None:
     stack = Stack()
     stack.dispatcher.states = [state]
@@ -252,6 +268,7 @@ async def test_a_callback_is_lost_only_when_nobody_could_keep_it() -> None:
     [
         ("completed", "reserved", [("CA1", "caller_hung_up")]),
         ("no-answer", "reserved", [("CA1", "caller_hung_up")]),
+        ("completed", "lost", [("CA1", "caller_hung_up")]),
         ("completed", "live", []),
         ("ringing", "reserved", []),
     ],

@@ -60,7 +60,7 @@ class TurnRecord:
 
 @dataclass(slots=True)
 class CallRecord:
-    """The whole call. ``end_reason``: caller_hung_up, goodbye, silence, max_length, drained, failed."""
+    """The whole call. ``end_reason``: one of ``voice_agent.metrics.END_REASONS``, a transfer with its target."""
 
     call_id: str
     caller_pii: str = ""
