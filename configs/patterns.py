@@ -144,7 +144,7 @@ def _literals(tree: Iterable[Any]) -> Iterator[int]:
         if str(kind) in ("LITERAL", "NOT_LITERAL"):
             yield detail
         elif str(kind) == "IN":
-            yield from (item for name, item in detail if str(name) == "LITERAL")
+            yield from (item if str(name) == "LITERAL" else item[0] for name, item in detail if _has_character(name))
 
 
 def _samples(tree: Iterable[Any]) -> list[str]:
