@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -56,7 +57,28 @@ async def test_request_carries_dialog_passages_tools_and_key(monkeypatch: pytest
     assert (body["model"], body["stream"], body["temperature"]) == ("m", True, 0)
     assert [tool["function"]["name"] for tool in body["tools"]] == ["end_call"]
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
-    assert body["messages"][0]["content"] == "Be brief.\n\nPassages:\n[1] We open at nine."
+    system = body["messages"][0]["content"]
+    assert system.startswith("Be brief.\n\nPassages of the knowledge base")
+    assert system.endswith("\n[1] (Hours, a.md) We open at nine.")
+
+
+async def test_options_of_the_request() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, content=events({"delta": {"content": "Nine."}, "finish_reason": "stop"}))
+
+    options = {"temperature": 0.7, "max_tokens": 99, "tools": (), "priorities": True, "api_key": "k-2"}
+    engine = engine_of(answer, request_options={"max_tokens": None, "max_completion_tokens": 50}, **options)
+    await collect(engine)
+    await anext(engine.reply(replace(REQUEST, speculative=True)))
+    first, second = (json.loads(request.content) for request in seen)
+    assert (first["temperature"], first["max_completion_tokens"], first["priority"]) == (0.7, 50, 0)
+    assert not {"max_tokens", "tools"} & set(first)
+    assert second["priority"] == 1
+    assert seen[0].headers["authorization"] == "Bearer k-2"
+    assert "k-2" not in repr(engine)
 
 
 async def test_tool_calls_come_whole_out_of_fragments() -> None:
@@ -97,6 +119,9 @@ def _raise(error: Exception) -> Callable[[httpx.Request], httpx.Response]:
         (lambda _: httpx.Response(401, text="no key"), EngineUnavailableError, "401: no key"),
         (lambda _: httpx.Response(404, text="no model"), EngineUnavailableError, "404"),
         (lambda _: httpx.Response(429, text="slow down"), EngineFailedError, "429: slow down"),
+        (lambda _: httpx.Response(400, json={"error": {"message": "too long"}}), EngineFailedError, "400: too long"),
+        (lambda _: httpx.Response(200, content=b'data: {"choices": []}\n\n'), EngineFailedError, "in the middle"),
+        (_raise(httpx.ConnectTimeout("")), EngineUnavailableError, "out of reach: ConnectTimeout"),
         (lambda _: httpx.Response(500, text="x" * 9000), EngineFailedError, "500"),
         (lambda _: httpx.Response(200, content=b"data: {nonsense\n\n"), EngineFailedError, "no JSON object"),
         (lambda _: httpx.Response(200, content=b'data: {"error": "oom"}\n\n'), EngineFailedError, "oom"),
@@ -109,6 +134,16 @@ async def test_failures_are_ours_and_clear(answer: Any, error: type[VoiceAgentEr
     with pytest.raises(error, match=words) as raised:
         await collect(engine_of(answer))
     assert len(str(raised.value)) < 500
+
+
+async def test_what_a_server_quotes_of_the_request_stays_there() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        detail = [{"loc": ["body", "messages"], "msg": "wrong", "input": json.loads(request.content)["messages"]}]
+        return httpx.Response(422, json={"detail": detail})
+
+    with pytest.raises(EngineFailedError) as raised:
+        await collect(engine_of(answer))
+    assert "open" not in str(raised.value)
 
 
 def test_wrong_url_is_told() -> None:
@@ -157,3 +192,35 @@ async def test_a_tools_result_stands_behind_the_request_for_it() -> None:
     assert json.loads(call["function"]["arguments"]) == {"number": "7"}
     assert (result["role"], result["tool_call_id"]) == ("tool", call["id"])
     assert json.loads(result["content"]) == {"ok": True, "result": {"status": "sent"}, "error": ""}
+
+
+async def test_one_connection_serves_one_reply_after_the_other() -> None:
+    """A new one would cost a round trip, and with TLS three."""
+    connections = 0
+    data = events({"delta": {"content": "One"}, "finish_reason": "stop"})
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                break
+            length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(length)
+            writer.write(
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+            )
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    engine = OpenAIChat(base_url=f"http://127.0.0.1:{port}", model="m")
+    for _ in range(3):
+        assert (await collect(engine))[-1].finish_reason == "stop"
+    assert connections == 1
+    await engine._client.aclose()
+    server.close()
+    await server.wait_closed()

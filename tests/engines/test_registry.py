@@ -33,7 +33,7 @@ def test_unknown_engine_lists_what_is_allowed() -> None:
 
 
 def test_unknown_port_lists_ports() -> None:
-    with pytest.raises(ConfigError, match="stt, llm, tts, vad, embed"):
+    with pytest.raises(ConfigError, match="stt, llm, tts, vad, turn, embed"):
         registry.names("video")
 
 
