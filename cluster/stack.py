@@ -22,13 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import ports, processes, statefile
+from cluster import checks, ports, processes, statefile
 from cluster.guard import Charge, Guard
 from cluster.ray_local import RayCluster
 from cluster.statefile import DataDirLock, StackState
 from cluster.steps import Steps
 from cluster.stores import StoresChild
-from configs import flows, policies
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent.errors import VoiceAgentError
@@ -76,7 +75,7 @@ class Stack:
 
     def __init__(self, settings: Settings, steps: Steps) -> None:
         self._steps = steps
-        self._settings = _with_secrets_and_ports(settings)
+        self._settings = checks.with_whole_paths(settings)
         self._data_dir = settings.data_dir.absolute()
         self._lock = DataDirLock(self._data_dir)
         self._ray = RayCluster(self._settings)
@@ -96,10 +95,10 @@ class Stack:
             VoiceAgentError: something cannot run; what was started so far is ended by ``stop``.
         """
         began_s = time.monotonic()
-        # What the actors will read is tried here, where a mistake can still be told to whoever made it.
-        flows.of(self._settings, probe=True)
-        policies.of(self._settings, probe=True)
+        checks.check(self._settings)
+        # The lock comes first: a stack that runs on this folder holds the ports as well, and is the better answer.
         self._lock.acquire()
+        self._settings = _with_secrets_and_ports(self._settings)
         run_id = _new_run_id()
         self._run_dir = self._settings.runs_dir.absolute() / run_id
         self._run_dir.mkdir(parents=True)
@@ -237,21 +236,12 @@ def _with_secrets_and_ports(settings: Settings) -> Settings:
                     "api_key": server.api_key or secrets.token_urlsafe(24),
                 }
             ),
-            "dialog": settings.dialog.model_copy(update={"flow": _absolute_flow(settings.dialog.flow)}),
-            "policy": settings.policy.model_copy(
-                update={"files": [policies.found(path).absolute() for path in settings.policy.files]}
-            ),
             "telemetry": settings.telemetry.model_copy(update={"metrics_port": metrics}),
             "twilio": settings.twilio.model_copy(
                 update={"auth_token": settings.twilio.auth_token or secrets.token_hex(16)}
             ),
         }
     )
-
-
-def _absolute_flow(flow: str) -> str:
-    """Other processes of the stack may have another working folder."""
-    return str(flows.found(Path(flow)).absolute()) if flow else ""
 
 
 def _new_run_id() -> str:

@@ -43,18 +43,19 @@ def load_tools(settings: Settings) -> tuple[ToolSpec, ...]:
     Raises:
         ConfigError: a file is missing, or a declaration is wrong.
     """
-    found: dict[str, ToolSpec] = {}
+    specs: dict[str, ToolSpec] = {}
     for path in settings.tools.files:
-        document = read_document(_found(path))
+        document = read_document(found(path))
         for spec in _specs(document, settings):
-            found[spec.name] = spec
+            specs[spec.name] = spec
     if settings.tools.inline:
         document = Document(Path("tools.inline"), {"tools": settings.tools.inline}, {})
-        found |= {spec.name: spec for spec in _specs(document, settings)}
-    return tuple(found.values())
+        specs |= {spec.name: spec for spec in _specs(document, settings)}
+    return tuple(specs.values())
 
 
-def _found(path: Path) -> Path:
+def found(path: Path) -> Path:
+    """The file that is meant: what ships with the program is found from any folder."""
     if path.exists() or path.is_absolute():
         return path
     shipped = HERE / path
