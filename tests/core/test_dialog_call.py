@@ -298,3 +298,48 @@ def test_every_state_decides_about_every_event() -> None:
     pairs = set(product(State, get_args(e.Event)))
     assert pairs == set(TRANSITIONS) | IGNORED
     assert not set(TRANSITIONS) & IGNORED
+
+
+def test_words_that_come_after_the_endpoint_may_still_say_that_the_caller_is_not_done() -> None:
+    world = started(stt_ms=420)
+    end = world.say(3000, 1, "i would like to")
+    world.run(end + 700)
+    assert world.machine.state is State.PAUSED
+    assert not [command for _, command in world.commands(c.ReleaseTurn) if command.turn > 1]
+    world.run(end + TurnPolicy().endpoint_long_ms + 1000)
+    assert [command for _, command in world.commands(c.ReleaseTurn) if command.turn > 1]
+
+
+def test_keys_over_the_agent_leave_what_was_heard() -> None:
+    world = started()
+    end = world.say(3000, 1, "do you rent bicycles")
+    world.run(end + 400)
+    begin = next(at for at, _ in world.commands(c.ReleaseTurn)[1:])
+    world.at(begin + 2000, e.DtmfReceived("1"))
+    world.run(begin + 2010)
+    record = next(r for r in world.records if r.kind == "reply")
+    assert record.outcome == "interrupted"
+    assert abs(len(record.heard_text_pii.split()) - 2000 // MS_PER_WORD) <= 1
+
+
+def test_a_long_nod_is_asked_for_its_words_and_resumes() -> None:
+    world = started()
+    end = world.say(3000, 1, "do you rent bicycles")
+    world.run(end + 400)
+    begin = next(at for at, _ in world.commands(c.ReleaseTurn)[1:])
+    world.say(begin + 2000, 2, "mhm", words=4)
+    world.run(begin + 20_000)
+    record = next(r for r in world.records if r.kind == "reply")
+    assert (record.outcome, record.heard_text_pii) == ("completed", ANSWERS["do you rent bicycles"])
+
+
+def test_a_caller_nobody_understands_still_gets_the_turn_in_the_end() -> None:
+    world = started()
+    end = world.say(3000, 1, "do you rent bicycles")
+    world.run(end + 400)
+    begin = next(at for at, _ in world.commands(c.ReleaseTurn)[1:])
+    world.words[2] = ""
+    world.at(begin + 1000, e.SpeechStarted(2, begin + 936))
+    world.run(begin + 1000 + 5 * TurnPolicy().barge_in_confirm_ms + 200)
+    assert next(r for r in world.records if r.kind == "reply").outcome == "interrupted"
+    assert world.machine.state is State.HEARING

@@ -108,6 +108,9 @@ def test_the_engines_own_word_times_count() -> None:
         ("when do you open on saturday", Completeness.COMPLETE),
         ("i would like to", Completeness.INCOMPLETE),
         ("my number is four one", Completeness.INCOMPLETE),
+        ("what time do you", Completeness.INCOMPLETE),
+        ("when can i", Completeness.INCOMPLETE),
+        ("i thank you", Completeness.COMPLETE),
         ("five", Completeness.INCOMPLETE),
         ("goodbye", Completeness.OPEN),
         ("no", Completeness.OPEN),
@@ -172,6 +175,8 @@ def test_nods_and_echoes() -> None:
     assert not is_backchannel("okay but when")
     assert is_echo("nine in the morning", "We open at nine in the morning.")
     assert not is_echo("morning the in nine", "We open at nine in the morning.")
+    assert is_echo("nine", "We open at nine in the morning.")
+    assert not is_echo("stop", "The bus will stop in front of our shop.")
 
 
 def test_history_joins_one_voice_and_stays_bounded() -> None:

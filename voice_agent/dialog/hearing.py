@@ -152,8 +152,15 @@ class Hearing(Planning):
             self._commit()
 
     def _on_words_late(self, event: TranscriptReady) -> None:
-        """Words after the endpoint: go straight on."""
-        if self._take_words(event):
+        """Words after the endpoint: go straight on, unless they say that the caller is not done."""
+        if not self._take_words(event):
+            return
+        self._set_endpoint()
+        if self._s.timers[Timer.ENDPOINT] > self._s.now_ms:
+            self._go(State.PAUSED)
+            self._speculate()
+        else:
+            del self._s.timers[Timer.ENDPOINT]
             self._commit()
 
     def _commit(self) -> None:
@@ -174,10 +181,10 @@ class Hearing(Planning):
             self._listen()
 
     def _spoke_for_ms(self) -> int:
-        times = self._s.times
-        if times.speech_start_ms is None or times.speech_end_ms is None:
-            return 0
-        return times.speech_end_ms - times.speech_start_ms
+        """From the first loud frame of the turn to the last, or to now while the caller speaks."""
+        times, utterance = self._s.times, self._s.utterance
+        end = self._s.now_ms if utterance is not None and utterance.speaking else times.speech_end_ms
+        return end - times.speech_start_ms if times.speech_start_ms is not None and end is not None else 0
 
     def _floor_is_free(self) -> None:
         """The agent has finished: listen, or take up what the caller said meanwhile."""
@@ -215,6 +222,8 @@ class Hearing(Planning):
         reply = self._s.reply
         if reply is not None and reply.released and not reply.interruptible:
             return
+        if reply is not None:
+            reply.cut_at(self._s.now_ms)
         self._drop_reply("interrupted")
         self._close_utterance()
         self._s.prefix.clear()

@@ -17,6 +17,10 @@ from voice_agent.dialog.hearing import Hearing
 from voice_agent.dialog.listening import interrupts
 from voice_agent.dialog.state import State, Timer
 
+SURE_AFTER_ASKS = 2
+MOST_ASKS = 4
+ECHO_MS = 600
+
 
 class Interrupting(Hearing):
     """Barge-in in two steps."""
@@ -46,20 +50,32 @@ class Interrupting(Hearing):
 
     def _on_held_words(self, event: TranscriptReady) -> None:
         """Step two: words decide. Nods, noise and our own echo resume; anything else takes the turn."""
-        reply = self._s.reply
-        if reply is None or self._s.utterance is None:
+        reply, utterance = self._s.reply, self._s.utterance
+        if reply is None or utterance is None:
             return
-        if event.flushed and not self._take_words(event):
+        over = event.flushed and self._take_words(event)
+        if event.flushed and not over and event.pause != utterance.pause:
             return
-        if interrupts(event.text, event.confidence, reply.text(), self.policy):
+        # Who goes on speaking after words that were not sure is not making a noise.
+        confidence = event.confidence if utterance.asks < SURE_AFTER_ASKS else 1.0
+        # An echo ends soon after playout was held: who speaks for longer is the caller, whatever the words.
+        echoes = reply.text() if self._spoke_for_ms() < ECHO_MS else ""
+        if interrupts(event.text, confidence, echoes, self.policy):
             self._interrupt()
-        elif event.flushed:
+        elif over:
             self._resume()
 
     def _on_confirm(self) -> None:
-        """The caller has spoken over the agent for long enough: words or not, the turn is the caller's."""
-        if self._s.state is State.HELD:
+        """The caller still speaks over the agent: ask for the words so far; in the end the turn is the caller's."""
+        utterance = self._s.utterance
+        if self._s.state is not State.HELD or utterance is None:
+            return
+        if utterance.asks >= MOST_ASKS:
             self._interrupt()
+            return
+        utterance.asks += 1
+        self._ask_words()
+        self._at(Timer.CONFIRM, self._s.now_ms + self.policy.barge_in_confirm_ms)
 
     def _interrupt(self) -> None:
         """The caller takes the turn. From here on no audio of the old turn is commanded."""

@@ -24,6 +24,9 @@ BACKCHANNELS = frozenset(
 )
 """Words that, alone, tell the agent to go on."""
 
+TAKES_THE_TURN = frozenset("stop wait no hello help hey excuse sorry hold cancel goodbye bye".split())
+"""Single words that interrupt even when the agent has just said them."""
+
 _UNFINISHED = frozenset(
     """a an the and or but so because if when that which who to of in on at for with from about into by as is are was
     were am be my your our their his her its this these those can could would will shall should may might must do does
@@ -49,6 +52,10 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+_AUXILIARIES = frozenset("do does did can could would will shall should may might must have has had".split())
+_PRONOUNS = frozenset("i you we they he she it".split())
+
+
 def completeness(text: str) -> Completeness:
     """A pure heuristic on words: trailing function words and spelling are unfinished, longer sentences are finished."""
     words = words_of(text)
@@ -56,6 +63,8 @@ def completeness(text: str) -> Completeness:
         return Completeness.INCOMPLETE
     if words[-1] in _UNFINISHED and not (len(words) == 1 and words[-1] in ("no", "what", "how", "where")):
         return Completeness.INCOMPLETE
+    if len(words) >= 2 and words[-1] in _PRONOUNS and words[-2] in _AUXILIARIES:
+        return Completeness.INCOMPLETE  # "what time do you"
     if _SPELLED.match(words[-1]) and (len(words) == 1 or _SPELLED.match(words[-2])):
         return Completeness.INCOMPLETE
     return Completeness.COMPLETE if len(words) >= 3 else Completeness.OPEN
@@ -114,8 +123,10 @@ def is_backchannel(text: str) -> bool:
 def is_echo(text: str, spoken: str) -> bool:
     """Is this our own voice coming back? Nearly all of its words stand in this order in what was just spoken."""
     words, told = words_of(text), words_of(spoken)
-    if len(words) < 2 or not told:
+    if not words or not told:
         return False
+    if len(words) == 1:
+        return words[0] in told and words[0] not in TAKES_THE_TURN
     position, found = 0, 0
     for word in words:
         try:

@@ -55,6 +55,7 @@ class Utterance:
     partial: str = ""
     confidence: float = 0.0
     complete: float | None = None
+    asks: int = 0
 
 
 @dataclass(slots=True)
