@@ -16,6 +16,7 @@ from actors.clients import DISPATCHER, GATEWAY_PREFIX, HOST_PREFIX, JOURNAL
 from actors.dispatch.dispatcher import Dispatcher
 from actors.gateway.gateway import MediaGateway
 from actors.journal.journal import Journal
+from configs import logs
 from configs.runtime import StackContext
 from voice_agent.errors import CapacityError, VoiceAgentError
 
@@ -99,10 +100,11 @@ def kill_named(namespace: str) -> None:
                 continue  # it is gone already
 
 
-def _self_starting(kind: type[Any]) -> type[Any]:
+def _self_starting(kind: type[Any], log_level: str) -> type[Any]:
     """``kind`` with a constructor that also begins ``start``: of a restarted actor Ray re-runs nothing else."""
 
     async def construct(self: Any, *arguments: Any) -> None:
+        logs.set_up(log_level)
         kind.__init__(self, *arguments)
         self._boot = asyncio.create_task(_boot(self), name="boot")
 
@@ -118,7 +120,7 @@ async def _boot(actor: Any) -> None:
 
 
 def _named(kind: type[Any], name: str, context: StackContext, **options: Any) -> Any:
-    return ray.remote(_self_starting(kind)).options(
+    return ray.remote(_self_starting(kind, context.settings.telemetry.log_level)).options(
         name=name,
         namespace=context.settings.ray.namespace,
         lifetime="detached",

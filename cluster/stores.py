@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from configs import logs
 from configs.settings import Settings
 from voice_agent.errors import ConfigError, VoiceAgentError
 
@@ -128,6 +129,7 @@ def main() -> None:
     """The child."""
     wanted = json.load(sys.stdin)
     settings, data_dir, dsn = Settings.model_validate(wanted["settings"]), Path(wanted["data_dir"]), wanted["dsn"]
+    logs.set_up(settings.telemetry.log_level)
 
     def say(**told: object) -> None:
         sys.stdout.write(json.dumps(told) + "\n")

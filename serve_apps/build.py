@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from configs import policies
+from configs.logs import logging_at_start
 from configs.runtime import StackContext
 from configs.settings import Settings, StageSettings
 from configs.tool_files import load_tools
-from engines import registry
+from engines import chosen
+from engines.optional import need
 from kb.opening import vocabulary_dir
 from serve_apps.ingress import ingress_app
 from serve_apps.language_model import LanguageModel
@@ -29,6 +31,7 @@ _GRACEFUL_SHUTDOWN_TIMEOUT_S = 5.0
 _GRACEFUL_SHUTDOWN_WAIT_LOOP_S = 0.2
 # Autoscaling aims at this share of the requests a replica takes at most; the rest is room for the time it needs.
 _AUTOSCALING_SHARE = 0.25
+RAY_SERVE_LLM: Final = "ray-serve-llm"
 _STICKY_ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
@@ -41,9 +44,11 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
     Raises:
         ConfigError: an engine is not known, a stage cannot have as many replicas as asked for, or a tool is declared
             wrongly.
+        EngineUnavailableError: the model of ``ray-serve-llm`` cannot be served for want of a library.
     """
     settings = context.settings
     _check(settings)
+    log_level = settings.telemetry.log_level
     tools = StageSettings(
         engine="tools",
         replicas=settings.tools.replicas,
@@ -51,20 +56,20 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
         num_cpus=settings.tools.num_cpus,
     )
     return {
-        "retriever": _deploy(Retriever, settings.retriever).bind(context),
-        "stt": _deploy(SpeechToText, settings.stt, sticky=True).bind(
+        "retriever": _deploy(Retriever, settings.retriever, log_level).bind(context),
+        "stt": _deploy(SpeechToText, settings.stt, log_level, sticky=True).bind(
             settings.stt.engine,
             stt_options(context),
             turn_model="" if settings.turn.model == "words" else settings.turn.model,
             turn_options=settings.turn.model_options,
         ),
-        "llm": _deploy(LanguageModel, settings.llm).bind(
-            settings.llm.engine, llm_options(settings), first_clause_words=settings.turn.first_clause_words
+        "llm": _deploy(LanguageModel, settings.llm, log_level).bind(
+            settings.llm.engine, _with_server(settings), first_clause_words=settings.turn.first_clause_words
         ),
-        "tts": _deploy(TextToSpeech, settings.tts).bind(
+        "tts": _deploy(TextToSpeech, settings.tts, log_level).bind(
             settings.tts.engine, settings.tts.options, voice=settings.tts.voice
         ),
-        "tools": _deploy(Tools, tools).bind(
+        "tools": _deploy(Tools, tools, log_level).bind(
             load_tools(settings), context.dsn, policy=policies.of(settings), pool_size=settings.storage.pool_size
         ),
         "ingress": ingress_app(context),
@@ -92,12 +97,24 @@ def llm_options(settings: Settings) -> dict[str, Any]:
             "min_dense": retriever.min_dense,
             "min_confidence": retriever.min_confidence,
         }
-    if settings.llm.engine == "openai":
+    if settings.llm.engine in ("openai", RAY_SERVE_LLM):
         known = {"tools": openai_tools([spec for spec in load_tools(settings) if usable(spec)])}
     return known | settings.llm.options
 
 
-def _deploy(deployment_class: type[Any], stage: StageSettings, *, sticky: bool = False) -> Any:
+def _with_server(settings: Settings) -> dict[str, Any]:
+    """Options of the language model; with ``ray-serve-llm`` also its model, a deployment that Serve makes a handle of.
+
+    Raises:
+        EngineUnavailableError: vLLM is not installed here.
+    """
+    options = llm_options(settings)
+    if settings.llm.engine == RAY_SERVE_LLM:
+        options["server"] = need("serve_apps.llm_server", "ray.serve.llm", "gpu-llm").llm_server(options)
+    return options
+
+
+def _deploy(deployment_class: type[Any], stage: StageSettings, log_level: str, *, sticky: bool = False) -> Any:
     """The class as a deployment with the stage's replicas and resources.
 
     ``sticky``: requests with the same ``handle.options(session_id=...)`` go to the same replica while it is there.
@@ -115,7 +132,7 @@ def _deploy(deployment_class: type[Any], stage: StageSettings, *, sticky: bool =
     if sticky and max(stage.replicas, stage.max_replicas) > 1:
         options["request_router_config"] = RequestRouterConfig(request_router_class=_STICKY_ROUTER)
     return serve.deployment(
-        deployment_class,
+        logging_at_start(deployment_class, log_level),
         name=deployment_class.__name__,
         max_ongoing_requests=stage.max_ongoing_requests,
         ray_actor_options={"num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus},
@@ -129,19 +146,9 @@ def _deploy(deployment_class: type[Any], stage: StageSettings, *, sticky: bool =
 
 def _check(settings: Settings) -> None:
     """Say what is wrong before anything starts: a replica's failure is told much later and much worse."""
-    stages = {"stt": settings.stt, "llm": settings.llm, "tts": settings.tts}
-    for port, stage in stages.items():
-        _check_engine(port, f"{port}.engine", stage.engine)
-    _check_engine("turn", "turn.model", settings.turn.model)
-    _check_engine("embed", "retriever.engine", settings.retriever.engine)
+    chosen.check_names(settings)
     if not settings.kb.qdrant_url and max(settings.retriever.replicas, settings.retriever.max_replicas) > 1:
         raise ConfigError(
             "retriever.replicas must be 1 with the embedded vector store, which one process can hold;"
             " set kb.qdrant_url for more."
         )
-
-
-def _check_engine(port: str, key: str, engine: str) -> None:
-    allowed = registry.names(port)
-    if engine not in allowed:
-        raise ConfigError(f"{key}: there is no {port} engine {engine!r}; allowed: {', '.join(allowed)}.")

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
+from configs import logs
 from configs.runtime import StackContext
 from serve_apps import api, health, http_errors
 from serve_apps.backends import Backends
@@ -36,6 +37,7 @@ class Ingress:
     """
 
     def __init__(self, context: StackContext) -> None:
+        logs.set_up(context.settings.telemetry.log_level)
         self._context = context
         self._backends = RayBackends(context)
 

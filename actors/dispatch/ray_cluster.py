@@ -13,6 +13,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 from actors.call.actor import CallActor
 from actors.clients import GATEWAY_PREFIX, HOST_PREFIX, RayJournal
 from actors.dispatch.pool import HostClient, HostGoneError
+from configs.logs import logging_at_start
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.errors import CapacityError, StorageError, VoiceAgentError
@@ -89,7 +90,7 @@ class RayCluster:
         slots = {CALL_SLOT: calls.calls_per_actor} if CALL_SLOT in declared else {}
         try:
             actor = (
-                ray.remote(CallActor)
+                ray.remote(logging_at_start(CallActor, self._context.settings.telemetry.log_level))
                 .options(
                     name=host_id,
                     namespace=self._namespace,

@@ -38,8 +38,10 @@ def up(
     """
     from cluster.stack import Stack
     from cluster.steps import Steps
+    from configs import logs
 
     settings = resolved(profile, config, overrides, data_dir).settings
+    logs.set_up(settings.telemetry.log_level)
     stopper = _Stopper()
     stopper.install()
     if leash:
