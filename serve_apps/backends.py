@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,13 @@ class DispatcherPort(Protocol):
 
     async def status(self) -> dict[str, Any]:
         """Counts, gateways, hosts."""
+
+
+class GatewaysPort(Protocol):
+    """The media gateways."""
+
+    async def status(self, gateway_ids: Iterable[str]) -> dict[str, Any]:
+        """What each of them says of itself; ``error`` and ``message`` for one that does not answer in time."""
 
 
 class JournalPort(Protocol):
@@ -95,5 +102,6 @@ class Backends:
 
     dispatcher: DispatcherPort
     journal: JournalPort
+    gateways: GatewaysPort
     calls: CallStore
     stages: StagesPort

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import ray
@@ -44,6 +44,7 @@ class RayBackends:
         self._backends = Backends(
             dispatcher=RayDispatcher(NamedActor("dispatcher", namespace)),
             journal=RayJournal(NamedActor("journal", namespace)),
+            gateways=RayGateways(namespace),
             calls=self._calls,
             stages=ServeStages(),
         )
@@ -130,6 +131,25 @@ class RayJournal:
     async def status(self) -> dict[str, Any]:
         """Counters."""
         return dict(await self._actor.call("status"))
+
+
+class RayGateways:
+    """``GatewaysPort`` over the named actors: a gateway's id is its actor's name."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    async def status(self, gateway_ids: Iterable[str]) -> dict[str, Any]:
+        """All are asked at once."""
+        wanted = tuple(gateway_ids)
+        answers = await asyncio.gather(*(self._one(gateway_id) for gateway_id in wanted))
+        return dict(zip(wanted, answers, strict=True))
+
+    async def _one(self, gateway_id: str) -> dict[str, Any]:
+        try:
+            return dict(await NamedActor(gateway_id, self._namespace).call("status"))
+        except VoiceAgentError as error:
+            return {"error": error.code, "message": error.message}
 
 
 class PostgresCalls:

@@ -248,6 +248,9 @@ class Dispatcher:
                     "misses": host.misses,
                     "pid": host.status.get("pid", 0),
                     "loop_lag_ms": host.status.get("loop_lag_ms", 0.0),
+                    "tasks": host.status.get("tasks", 0),
+                    "open_requests": host.status.get("open_requests", 0),
+                    "orphans": len(host.status.get("orphans", ())),
                 }
                 for host in hosts
             },

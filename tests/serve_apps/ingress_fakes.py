@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,11 @@ class FakeJournal:
         return {"pending": 0}
 
 
+class FakeGateways:
+    async def status(self, gateway_ids: Iterable[str]) -> dict[str, Any]:
+        return {gateway_id: {"tasks": 0, "sockets": 0, "attached": 0} for gateway_id in gateway_ids}
+
+
 class FakeCalls:
     def __init__(self) -> None:
         self.calls: dict[str, dict[str, Any]] = {}
@@ -175,12 +180,13 @@ class Stack:
     context: StackContext = field(default_factory=context)
     dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
     journal: FakeJournal = field(default_factory=FakeJournal)
+    gateways: FakeGateways = field(default_factory=FakeGateways)
     calls: FakeCalls = field(default_factory=FakeCalls)
     stages: FakeStages = field(default_factory=FakeStages)
     settle_s: float = 0.0
 
     def client(self) -> httpx.AsyncClient:
-        backends = Backends(self.dispatcher, self.journal, self.calls, self.stages)
+        backends = Backends(self.dispatcher, self.journal, self.gateways, self.calls, self.stages)
         webhooks = Webhooks(self.context, backends, clock=lambda: NOW_S, nonce=lambda: "nonce", settle_s=self.settle_s)
         app = build_app(self.context, backends, webhooks)
         # Another host than the public one: what the request says of itself must not matter.

@@ -54,6 +54,6 @@ async def test_a_part_that_hangs_is_told_and_does_not_hold_up_the_rest() -> None
         raise AssertionError
 
     stack.journal.status = hang  # type: ignore[method-assign]
-    backends = Backends(stack.dispatcher, stack.journal, stack.calls, stack.stages)
+    backends = Backends(stack.dispatcher, stack.journal, stack.gateways, stack.calls, stack.stages)
     found = await asyncio.wait_for(readiness(backends, 0.05), 10)
     assert found == parts(journal="no answer within 0.05 s")

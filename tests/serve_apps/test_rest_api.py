@@ -180,6 +180,9 @@ async def test_status_says_which_part_does_not_answer() -> None:
     report = (await stack.api("GET", "/api/status")).json()
     assert report["dispatcher"]["error"] == "unreachable"
     assert report["journal"] == {"pending": 0}
+    assert report["gateways"] == {}
+    stack.dispatcher.error = None
+    assert (await stack.api("GET", "/api/status")).json()["gateways"]["g"]["sockets"] == 0
     assert (report["run_id"], report["profile"]) == ("run-1", "embedded")
 
 
