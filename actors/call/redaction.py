@@ -39,7 +39,9 @@ class Redactor:
     def record(self, record: _Record) -> _Record:
         """A record as it may be kept. After the record of a call's end the call is forgotten."""
         if isinstance(record, TurnRecord):
-            return cast(_Record, self._keeper(record.call_id).turn(record))
+            kept = self._keeper(record.call_id).turn(record)
+            self._tell_late()
+            return cast(_Record, kept)
         if isinstance(record, CallRecord):
             self._calls.pop(record.call_id, None)
         return record

@@ -159,6 +159,7 @@ async def test_a_slow_rule_is_told_in_the_log(caplog: pytest.LogCaptureFixture) 
     redactor = Redactor(policy)
     for number in range(5):
         redactor.entry("CA1", {"t_ms": number, "note": "n", "text_pii": f"text {number}"})
+        redactor.record(TurnRecord("CA1", number, "reply", StageTimes(), f"turn {number}"))
     told = [record for record in caplog.records if "budget" in record.message]
     assert [record.rule for record in told] == ["slow"]
     assert redactor.late_rules() == ["slow"]
