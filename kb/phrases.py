@@ -143,6 +143,9 @@ _FUNCTION_WORDS = frozenset(
     there here also every each any all some such more most only never one's o'clock a.m. p.m. please
     """.split()
 )
+SPOKEN_DIGITS = "zero oh one two three four five six seven eight nine double".split()
+NUMBER_LEADS = ("my number is", "my order number is", "the number is", "it is", "it's", "order number", "number")
+NUMBER_WEIGHT = 3.0
 _NUMBER_WORDS = frozenset(
     """
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
@@ -173,6 +176,16 @@ def likely_utterances(
     yield from _weighted(_filled(_split(TEMPLATES), list(topics)), TEMPLATE_WEIGHT)
     everyday = [(word,) for word in EVERYDAY_WORDS.split()]
     yield from _weighted(_filled(_split(EVERYDAY_TEMPLATES), everyday), EVERYDAY_WEIGHT)
+    yield from _weighted(_numbers(), NUMBER_WEIGHT)
+
+
+def _numbers() -> Iterator[tuple[str, ...]]:
+    """Numbers as callers say them, digit by digit: any digit after any other, and behind what announces a number."""
+    for first in SPOKEN_DIGITS:
+        for announced in NUMBER_LEADS:
+            yield (*announced.split(), first)
+        for second in SPOKEN_DIGITS:
+            yield (first, second, first)
 
 
 def _weighted(utterances: Iterable[tuple[str, ...]], weight: float) -> Iterator[Utterance]:
