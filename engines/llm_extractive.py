@@ -38,10 +38,11 @@ class ExtractiveAnswerer:
 
     ``unknown``, ``not_understood`` and ``goodbye`` are the agent's phrases; ``phrases`` replaces what is said to
     thanks, greeting, yes and no. A passage counts as an answer from a cosine of ``min_dense`` on, or from 0.05 below
-    it when it holds ``min_lexical`` of the question's terms.
+    it when it holds ``min_lexical`` of the question's terms; when the question has a word that no document has ("do you
+    repair laptops"), from ``min_dense_unknown`` on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter is one option
         self,
         *,
         unknown: str = "I am sorry, I don't know that. Is there anything else I can help you with?",
@@ -51,6 +52,7 @@ class ExtractiveAnswerer:
         min_dense: float = 0.40,
         min_confidence: float = 0.62,
         min_lexical: float = 0.6,
+        min_dense_unknown: float = 0.55,
     ) -> None:
         known = {
             small_talk.THANKS: "You are welcome. Is there anything else I can help you with?",
@@ -69,6 +71,7 @@ class ExtractiveAnswerer:
         self._min_dense = min_dense
         self._min_confidence = min_confidence
         self._min_lexical = min_lexical
+        self._min_dense_unknown = min_dense_unknown
         self._capabilities = Capabilities(name="extractive", version=VERSION)
 
     @property
@@ -113,6 +116,8 @@ class ExtractiveAnswerer:
         return next((passage for passage in passages if self._near(passage)), None)
 
     def _near(self, passage: Passage) -> bool:
+        if passage.unknown:
+            return passage.dense >= max(self._min_dense, self._min_dense_unknown)
         bonus = _LEXICAL_BONUS if passage.lexical >= self._min_lexical else 0.0
         return passage.dense >= self._min_dense - bonus
 

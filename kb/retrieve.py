@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kb.document import Chunk, innermost
 from kb.store import SentenceHit, VectorStore
-from kb.terms import query_vector, term_share, terms
+from kb.terms import alike, query_vector, telling_terms, term_share, terms
 from voice_agent.ports import Embedder, Passage
 
 # What the best lexical match adds to a cosine. Anything from 0.2 to 0.4 gives the same answers on the sample.
@@ -44,10 +44,25 @@ def retrieve(store: VectorStore, embedder: Embedder, query: str, *, top_k: int) 
     if not query.strip():
         return ()
     hits = store.search(embedder.embed([query])[0], query_vector(query), limit=max(CANDIDATES, 4 * top_k))
-    return _passages(hits, frozenset(terms(query)), top_k)
+    return _passages(hits, frozenset(terms(query)), top_k, _unknown(store, hits, query))
 
 
-def _passages(hits: Sequence[SentenceHit], query_terms: frozenset[str], top_k: int) -> tuple[Passage, ...]:
+def _unknown(store: VectorStore, hits: Sequence[SentenceHit], query: str) -> tuple[str, ...]:
+    """Telling terms that no sentence has, sorted. Hits show most that are there; the store is asked for the rest."""
+    wanted = telling_terms(query)
+    if not wanted:
+        return ()
+    seen: set[str] = set()
+    for hit in hits:
+        seen.update(terms(f"{innermost(hit.stored.heading)} {hit.stored.sentence}"))
+    return tuple(
+        term for term in sorted(wanted) if not alike(term) & seen and not any(map(store.has_term, sorted(alike(term))))
+    )
+
+
+def _passages(
+    hits: Sequence[SentenceHit], query_terms: frozenset[str], top_k: int, unknown: tuple[str, ...]
+) -> tuple[Passage, ...]:
     """One passage per chunk, with its best sentence."""
     best_sparse = max((hit.sparse for hit in hits), default=0.0)
 
@@ -71,5 +86,6 @@ def _passages(hits: Sequence[SentenceHit], query_terms: frozenset[str], top_k: i
             dense=hit.dense,
             lexical=term_share(query_terms, f"{innermost(stored.heading)} {stored.sentence}"),
             score=fused(hit),
+            unknown=unknown,
         )
     return tuple(passages.values())

@@ -22,7 +22,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
 from kb.document import Chunk, innermost
-from kb.terms import document_vector
+from kb.terms import document_vector, term_id
 from voice_agent.errors import StorageError
 
 DENSE, SPARSE = "dense", "sparse"
@@ -155,6 +155,13 @@ class VectorStore:
             SentenceHit(_stored(payload), float(cosines[key]), float(weights_found.get(key, 0.0)))
             for key, payload in payloads.items()
         ]
+
+    def has_term(self, term: str) -> bool:
+        """Whether any sentence has this stem."""
+        weights = models.SparseVector(indices=[term_id(term)], values=[1.0])
+        with self._guarded():
+            answer = self._client.query_points(self._collection, query=weights, using=SPARSE, limit=1)
+        return any(point.score > 0 for point in answer.points)
 
     def close(self) -> None:
         """Let go of the folder or the connection. Idempotent."""

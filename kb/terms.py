@@ -19,6 +19,22 @@ _STOP_WORDS = frozenset(
     yes you you'd you'll you're you've your yours going go hi hello hey well really actually
     """.split()
 )
+# What callers say to any company about anything: that no document has such a word tells nothing about the question.
+_COMMON_WORDS = frozenset(
+    """
+    address allow ask available bought business buy call caller charge company cost customer day email expensive
+    fast find guy happen help home hour house information kind lady last late long look lot mail make man many money
+    month much name near number offer order people person place point policy possible price question quick quickly
+    rate right run sell somebody someone something sort staff start stop store stuff talk thing time today tomorrow
+    tonight try type visit week work year yesterday
+    """.split()
+)
+# Words for one thing in trade: a document that has one of them knows what the others mean.
+_ALIKE = (
+    "warranty guarantee", "rent hire rental", "flat puncture", "gift voucher", "check cheque", "paid refund reimburse",
+    "payment installment instalment", "cancel revoke", "order purchase", "ship parcel shipment package",
+    "website online", "close shut", "monday weekday", "book reserve", "price fee",
+)  # fmt: skip
 # BM25's constants; the average length is fixed, since sentences are short and the corpus grows.
 _K1, _B, _AVERAGE_WORDS = 1.2, 0.5, 8.0
 
@@ -38,9 +54,25 @@ def stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("e") else word
 
 
+_COMMON_STEMS = frozenset(stem(word) for word in _COMMON_WORDS)
+
+
+_SAME = {stem(word): frozenset(map(stem, group.split())) for group in _ALIKE for word in group.split()}
+
+
 def terms(text: str) -> list[str]:
     """Stems of the informative words, in order, repeated when the text repeats them."""
     return [stem(word) for word in spoken_words(text) if word not in _STOP_WORDS]
+
+
+def telling_terms(text: str) -> frozenset[str]:
+    """Stems of the words that say what a question is about: not those callers use whatever they ask."""
+    return frozenset(terms(text)) - _COMMON_STEMS
+
+
+def alike(term: str) -> frozenset[str]:
+    """The term and those that mean the same."""
+    return _SAME.get(term, frozenset()) | {term}
 
 
 def term_share(query: frozenset[str], text: str) -> float:

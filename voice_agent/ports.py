@@ -159,6 +159,7 @@ class Passage:
 
     ``sentence`` is the best sentence inside ``text`` (small-to-big retrieval); ``dense`` is its cosine in [-1, 1],
     ``lexical`` the share of the query's informative terms it contains in [0, 1], ``score`` the fused rank score.
+    ``unknown`` are informative terms of the query, as stems, that no document has.
     """
 
     chunk_id: str
@@ -169,6 +170,7 @@ class Passage:
     dense: float
     lexical: float
     score: float
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,14 @@ async def test_far_passages_are_no_answer(
     assert bool(chunks[-1].sources) is answered
 
 
+@pytest.mark.parametrize(("dense", "answered"), [(0.54, False), (0.55, True)])
+async def test_a_word_no_document_has_wants_a_nearer_passage(
+    engine: ExtractiveAnswerer, dense: float, answered: bool
+) -> None:
+    passage = replace(PASSAGE, dense=dense, lexical=1.0, unknown=("pizza",))
+    assert text_of(await reply(engine, "do you deliver pizza", passage)) == (PASSAGE.sentence if answered else UNKNOWN)
+
+
 @pytest.mark.parametrize(
     ("confidence", "dense", "lexical", "understood"),
     [

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from voice_agent.ports import Passage, SearchResponse
 
 
 @pytest.fixture(scope="module")
-def measured() -> Evaluation:
+def sample() -> Iterator[KnowledgeBase]:
     import importlib.util
 
     if importlib.util.find_spec(MODEL_PACKAGE) is None:
@@ -29,9 +30,37 @@ def measured() -> Evaluation:
     report = base.ingest([SAMPLE])
     assert not report.failed
     assert len(report.added) == 6
-    found = evaluate(base.search, load_questions(SAMPLE / "questions.yaml"))
+    yield base
     base.close()
-    return found
+
+
+@pytest.fixture(scope="module")
+def measured(sample: KnowledgeBase) -> Evaluation:
+    return evaluate(sample.search, load_questions(SAMPLE / "questions.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("question", "unknown"),
+    [
+        ("do you repair laptops", ("laptop",)),
+        ("can i rent a car", ("car",)),
+        ("do you deliver pizza", ("pizza",)),
+        ("how do i cancel my phone contract", ("contract",)),
+        ("how much does it cost to hire a bike for today", ()),
+        ("how long is the guarantee on the battery", ()),
+    ],
+)
+def test_words_that_no_document_has_are_told(sample: KnowledgeBase, question: str, unknown: tuple[str, ...]) -> None:
+    first = sample.search(question, 4).passages[0]
+    assert first.unknown == unknown
+    # Below this cosine the extractive answerer says that it does not know.
+    assert not unknown or first.dense < 0.55
+
+
+def test_no_question_of_the_sample_is_far_with_an_unknown_word(sample: KnowledgeBase) -> None:
+    for question in load_questions(SAMPLE / "questions.yaml").in_domain:
+        first = sample.search(question.text, 4).passages[0]
+        assert not first.unknown or first.dense >= 0.55, question.text
 
 
 def test_the_sample_answers_its_questions(measured: Evaluation) -> None:
