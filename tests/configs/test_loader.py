@@ -27,9 +27,12 @@ def test_every_profile_loads(name: str) -> None:
     assert resolve(name, env={}).settings.profile == name
 
 
-def test_the_embedded_profile_is_the_default_and_changes_no_default() -> None:
+def test_the_embedded_profile_is_the_default_and_only_names_the_company_of_the_sample() -> None:
     settings = resolve(env={}).settings
-    assert settings == type(settings)()
+    plain = type(settings)()
+    assert settings == plain.model_copy(update={"agent": settings.agent})
+    assert settings.agent == plain.agent.model_copy(update={"company": "Harbor Street Bicycles"})
+    assert settings.kb.sources == plain.kb.sources
 
 
 def test_the_simulated_profile_fits_the_simulated_engines() -> None:
