@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Real phone calls answered on your own cluster.",
 )
-kb = typer.Typer(no_args_is_help=True, help="The knowledge base: ingest, ask, list, remove.")
+kb = typer.Typer(no_args_is_help=True, help="The knowledge base: ingest, ask, list, remove, evaluate.")
 config = typer.Typer(no_args_is_help=True, help="The configuration and where each value came from.")
 calls = typer.Typer(no_args_is_help=True, help="Calls that were taken.")
 app.add_typer(kb, name="kb")
@@ -63,6 +63,7 @@ def _register() -> None:
     from cluster.commands.flow import check as check_flow
     from cluster.commands.flow import show as show_flow
     from cluster.commands.kb import ask, ingest, list_documents, remove
+    from cluster.commands.kb import evaluate as evaluate_kb
     from cluster.commands.policy import check as check_policy
     from cluster.commands.policy import show as show_policy
     from cluster.commands.tools import list_tools
@@ -75,6 +76,7 @@ def _register() -> None:
     app.command("eval")(evaluate)
     kb.command("ingest")(ingest)
     kb.command("ask")(ask)
+    kb.command("evaluate")(evaluate_kb)
     kb.command("remove")(remove)
     kb.command("list")(list_documents)
     config.command("show")(show_config)

