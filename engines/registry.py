@@ -30,6 +30,7 @@ _TABLE: Mapping[str, Mapping[str, str]] = {
     "llm": {
         "extractive": "engines.llm_extractive:ExtractiveAnswerer",
         "openai": "engines.llm_openai:OpenAIChat",
+        "ray-serve-llm": "engines.llm_ray_serve:RayServeChat",
         "simulated": "engines.simulated:SimulatedLanguageModel",
     },
     "tts": {
