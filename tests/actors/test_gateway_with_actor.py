@@ -148,7 +148,8 @@ async def test_an_interruption_cuts_the_reply_and_is_answered(tmp_path: Path) ->
         stage.plane.speech_ms = 2500
         await ask(caller)
         await until(lambda: len(caller.heard()) > 8000)
-        stage.plane.transcripts.append("no tell me where you are")
+        # Asked for twice: while the caller still speaks over the agent, and at the pause.
+        stage.plane.transcripts += ["no tell me where you are"] * 2
         stage.plane.speech_ms = 200
         await ask(caller)
         await until(lambda: len(stage.turns()) >= 3)

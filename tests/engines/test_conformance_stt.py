@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,11 @@ def test_size_of_the_pieces_does_not_matter(engine: SpeechToTextEngine, say: Say
         session.close()
 
 
+def likeness(one: str, other: str) -> float:
+    """Share of words in common and in order, [0, 1]."""
+    return SequenceMatcher(None, one.split(), other.split()).ratio()
+
+
 def test_two_sessions_do_not_mix(engine: SpeechToTextEngine, say: Say) -> None:
     clips = [say(text, voice) for text, voice in zip(TEXTS, ("rms", "slt"), strict=True)]
     sessions = [engine.open(call_id=f"call-{n}", utterance=n) for n in (1, 2)]
@@ -105,7 +111,10 @@ def test_two_sessions_do_not_mix(engine: SpeechToTextEngine, say: Say) -> None:
         for session, clip in zip(sessions, clips, strict=True):
             session.accept(clip[start : start + 800])
             session.result(flush=False)
-    assert [session.result(flush=True).text for session in sessions] == list(TEXTS)
+    heard = [session.result(flush=True).text for session in sessions]
+    # A synthesiser adds noise of its own, so a word may differ from run to run; whose words they are may not.
+    for own, other, text in zip(TEXTS, reversed(TEXTS), heard, strict=True):
+        assert likeness(text, own) >= 0.6 > likeness(text, other)
     for session in sessions:
         session.close()
 

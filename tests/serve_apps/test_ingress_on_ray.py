@@ -101,6 +101,10 @@ class Retriever:
         raise DocumentError(f"no document {source!r}")
 
 
+class Tools:
+    """Stands in for the deployment."""
+
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[tuple[str, str, Path]]:
     """(base url, DSN, folder)"""
@@ -143,6 +147,7 @@ def stack() -> Iterator[tuple[str, str, Path]]:
             ("llm", LanguageModel, 1, ()),
             ("tts", TextToSpeech, 1, ()),
             ("retriever", Retriever, 1, ()),
+            ("tools", Tools, 1, ()),
         ):
             deployment: Any = serve.deployment(kind, name=kind.__name__, num_replicas=replicas, **small)
             targets.append(serve.RunTarget(deployment.bind(*arguments), name=app, route_prefix=None))
