@@ -161,13 +161,13 @@ class StageSettings(Section):
 class SpeechToTextSettings(StageSettings):
     """Speech to text."""
 
-    engine: str = Field("pocketsphinx", description="pocketsphinx, simulated, faster-whisper.")
+    engine: str = Field("pocketsphinx", description="pocketsphinx, faster-whisper, simulated; see docs/engines.md.")
 
 
 class LanguageModelSettings(StageSettings):
     """The reply."""
 
-    engine: str = Field("extractive", description="extractive, simulated, openai.")
+    engine: str = Field("extractive", description="extractive, openai, ray-serve-llm, simulated; see docs/engines.md.")
 
 
 class TextToSpeechSettings(StageSettings):

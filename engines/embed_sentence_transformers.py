@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.optional import need
 from voice_agent.errors import EngineFailedError, EngineUnavailableError
 from voice_agent.ports import Capabilities
 
@@ -29,12 +29,7 @@ class SentenceTransformersEmbedder:
     def __init__(
         self, *, model: str = "sentence-transformers/all-MiniLM-L6-v2", device: str = "", batch_size: int = 32
     ) -> None:
-        try:
-            library = importlib.import_module("sentence_transformers")
-        except ImportError as error:
-            raise EngineUnavailableError(
-                "sentence-transformers is not installed: `pip install voice-agent-platform[gpu-embed]`"
-            ) from error
+        library = need("sentence_transformers", "sentence-transformers", "gpu-embed")
         try:
             self._model: Any = library.SentenceTransformer(model, device=device or None)
         except (OSError, ValueError, RuntimeError) as error:

@@ -1,8 +1,8 @@
 """faster-whisper: Whisper on CTranslate2, with the utterances of all calls of a replica decoded in batches.
 
 Whisper is no streaming model: a text while the caller speaks is a decoding of the utterance from its start. With the
-extra ``gpu-stt``. CTranslate2 needs cuBLAS 12 on a GPU (``pip install nvidia-cublas-cu12`` where it is missing), and no
-cuDNN. faster-whisper, CTranslate2 and the Whisper models are MIT.
+extra ``gpu-stt``, which also brings the cuBLAS 12 that CTranslate2 needs on a GPU, beside a torch for CUDA 13 too; it
+needs no cuDNN. faster-whisper, CTranslate2 and the Whisper models are MIT.
 """
 
 from __future__ import annotations

@@ -6,10 +6,14 @@ encoder gets a window just longer than the audio, and the windows of several cal
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,8 @@ from numpy.typing import NDArray
 from engines.optional import need
 from voice_agent.errors import ConfigError, EngineUnavailableError
 from voice_agent.ports import Word
+
+logger = logging.getLogger(__name__)
 
 MODEL_HZ = 16000
 SAMPLES_PER_MS = MODEL_HZ // 1000
@@ -31,6 +37,7 @@ _LOOP_COMPRESSION = 2.4
 # would hold up every call of the batch.
 _TOKENS_PER_S, _TOKENS_MORE = 12, 16
 _LONGEST_PROMPT_TOKENS = 223
+_CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 _OPENING, _CLOSING = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 
 
@@ -81,6 +88,8 @@ class WhisperDecoder:
 
     def __init__(self, options: WhisperOptions) -> None:
         library = need("faster_whisper", "faster-whisper", "gpu-stt")
+        if options.device != "cpu":
+            load_cublas()
         self._options = options
         self._model = _load(library, options)
         self._tokenizer_of = need("faster_whisper.tokenizer", "faster-whisper", "gpu-stt").Tokenizer
@@ -186,6 +195,29 @@ class WhisperDecoder:
         return self._tokenizer_of(
             self._model.hf_tokenizer, self._model.model.is_multilingual, task="transcribe", language=language
         )
+
+
+def load_cublas() -> bool:
+    """Load cuBLAS 12 out of the package ``nvidia-cublas-cu12``, if it is installed; whether it was.
+
+    CTranslate2 opens ``libcublas.so.12`` by name, which the loader does not find inside a package, but it takes what is
+    loaded already.
+    """
+    try:
+        spec = find_spec("nvidia.cublas")
+    except ModuleNotFoundError:
+        return False
+    for place in spec.submodule_search_locations or () if spec is not None else ():
+        paths = [Path(place) / "lib" / name for name in _CUBLAS]
+        if all(path.is_file() for path in paths):
+            try:
+                for path in paths:
+                    ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                logger.warning("cublas does not load", extra={"reason": str(error)})
+                return False
+            return True
+    return False
 
 
 def _load(library: Any, options: WhisperOptions) -> Any:

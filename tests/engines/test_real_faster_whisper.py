@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,7 @@ from tiny_whisper import TinyWhisper
 
 from engines import registry
 from engines.stt_faster_whisper import FasterWhisperEngine
+from engines.whisper_decoder import load_cublas
 from serve_apps.speech_to_text import SpeechToText
 from voice_agent.audio.g711 import mulaw_decode, mulaw_encode
 from voice_agent.audio.resample import StreamingResampler
@@ -297,6 +299,26 @@ def test_wrong_language_is_told(untaught: Path) -> None:
 def test_a_missing_model_is_told(options: dict[str, Any]) -> None:
     with pytest.raises(EngineUnavailableError, match="cannot load"):
         FasterWhisperEngine(device="cpu", **options)
+
+
+@pytest.mark.parametrize("names", [(), ("libcublas.so.12",), ("libcublas.so.12", "libcublasLt.so.12")])
+def test_cublas_of_the_package_is_loaded_before_it_is_asked_for_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "nvidia" / "cublas" / "lib"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    for package in (folder.parent, folder.parent.parent):
+        (package / "__init__.py").touch()
+    loaded: list[str] = []
+    monkeypatch.setattr("engines.whisper_decoder.ctypes.CDLL", lambda path, mode: loaded.append(Path(path).name))
+    monkeypatch.syspath_prepend(tmp_path)
+    for package_name in [name for name in sys.modules if name.split(".")[0] == "nvidia"]:
+        monkeypatch.delitem(sys.modules, package_name)
+    whole = len(names) == 2
+    assert load_cublas() is whole
+    assert loaded == (["libcublasLt.so.12", "libcublas.so.12"] if whole else [])
 
 
 @pytest.mark.skipif("faster_whisper" not in MISSING, reason="faster-whisper is installed")
