@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import replace
+from typing import Final
 
 from voice_agent.dialog.policy import AgentPhrases
 from voice_agent.director import FreeDirector
 from voice_agent.flow.runner import FlowRunner, FlowStep
-from voice_agent.plan import CallerInput, Checked, Memory, Outcome, Plan
-from voice_agent.policy.engine import PolicyAction, PolicyEngine
+from voice_agent.plan import FAILED, CallerInput, Checked, Memory, Outcome, Plan
+from voice_agent.policy.engine import FAILURES, PolicyAction, PolicyEngine
+
+NO_ANSWER: Final = frozenset({"gated", "error", FAILED})
+"""Ends of the model's words that leave the caller without an answer."""
+
+REACH_CHARS: Final = 160
+"""How far back the output rules look for the beginning of what a clause would complete."""
 
 
 class CallDirector(FreeDirector):
@@ -32,10 +39,12 @@ class CallDirector(FreeDirector):
         self._flow = flow
 
     def opening(self) -> Plan:
-        """Disclosures, then the flow's first words or the greeting."""
+        """Disclosures, then the flow's first words or the greeting; what has to be said cannot be talked over."""
         disclosures = " ".join(self._policy.disclosures())
         plan = super().opening() if self._flow is None else self._of_step(Memory(), self._flow.begin(), CallerInput())
-        return replace(plan, say=_join(disclosures, plan.say))
+        if not disclosures:
+            return plan
+        return replace(plan, say=_join(disclosures, plan.say), interruptible=False)
 
     def answer(self, memory: Memory, caller: CallerInput) -> Plan:
         """What a rule demands, else what the flow says, else the model."""
@@ -64,7 +73,7 @@ class CallDirector(FreeDirector):
     def model_done(self, memory: Memory, finish_reason: str) -> Plan:
         """After ``failures`` in a row the policies may hand the call to a human; an answer starts the count again."""
         memory = deepcopy(memory)
-        memory.counts["failures"] = memory.counts.get("failures", 0) + 1 if finish_reason == "gated" else 0
+        memory.counts[FAILURES] = memory.counts.get(FAILURES, 0) + 1 if finish_reason in NO_ANSWER else 0
         action = self._policy.after_failures(memory.counts)
         return self._of_action(memory, action) if action is not None else Plan(memory)
 
@@ -85,9 +94,9 @@ class CallDirector(FreeDirector):
             return None
         return self._flow.finished(memory.position, text)
 
-    def check(self, clause: str) -> Checked:
-        """The output rules."""
-        verdict = self._policy.about_to_say(clause)
+    def check(self, clause: str, before: str = "") -> Checked:
+        """The output rules, on the clause and on where it meets what came before it."""
+        verdict = self._policy.about_to_say(clause, before[-REACH_CHARS:])
         return Checked(verdict.text, verdict.action is not None, verdict.findings)
 
     def redact(self, text: str) -> str:

@@ -64,7 +64,7 @@ class FreeDirector:
         """Nothing was asked."""
         return None
 
-    def check(self, clause: str) -> Checked:
+    def check(self, clause: str, before: str = "") -> Checked:
         """Everything may be said."""
         return Checked(clause)
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from voice_agent.ports import ToolCall
+
+FAILED: Final = "failed"
+"""Finish reason of a turn that no model came to end: a stage failed, or the caller was not understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Director(Protocol):
         """A tool the language model asked for: a plan when it ends or moves the call, None when it is to be run."""
 
     def model_done(self, memory: Memory, finish_reason: str) -> Plan:
-        """The model has ended its words; ``gated`` means that it had no answer. The plan's words are added to them."""
+        """The model has ended its words, the plan's are added; ``gated``, ``error`` and ``FAILED``: no answer."""
 
     def reprompt(self, memory: Memory) -> str:
         """What is said after silence."""
@@ -112,8 +115,8 @@ class Director(Protocol):
     def finished(self, memory: Memory, text: str) -> bool | None:
         """Is this a finished answer to what was asked here? None: nothing was asked, or it cannot be told."""
 
-    def check(self, clause: str) -> Checked:
-        """A clause of the agent before it is spoken."""
+    def check(self, clause: str, before: str = "") -> Checked:
+        """A clause of the agent before it is spoken; ``before``: what the same reply has said already."""
 
     def redact(self, text: str) -> str:
         """Text as it may be kept."""

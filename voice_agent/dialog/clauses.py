@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SENTENCE_END = re.compile(r"[.!?…]+[\"')\]]*(?=\s)|\n+")
@@ -16,6 +17,9 @@ _TURNING = re.compile(
     re.IGNORECASE,
 )
 """In front of a conjunction or preposition a speaker may take a breath."""
+_DIGIT = r"(?:\d+|zero|oh|one|two|three|four|five|six|seven|eight|nine)"
+_DIGITS = re.compile(rf"\s*{_DIGIT}\b", re.IGNORECASE)
+_ENDS_IN_DIGITS = re.compile(rf"\b{_DIGIT}$", re.IGNORECASE)
 _SPEAKABLE = re.compile(r"\w")
 
 
@@ -25,8 +29,9 @@ class ClauseSplitter:
 
     The first clause may end at a comma once it has ``first_min_chars``, so that the voice starts early, and in front of
     a conjunction or preposition once it has ``first_min_words`` (0: never, for the sake of melody); later ones end
-    at sentences, or at a comma beyond ``max_chars``. Joined with single spaces the clauses are the text, white space
-    normalised. An end is only an end when white space follows, so numbers ("3.50") and streamed halves stay whole.
+    at sentences, or at a comma beyond ``max_chars``. No comma parts a number that is read out in groups. Joined with
+    single spaces the clauses are the text, white space normalised. An end is only an end when white space follows, so
+    numbers ("3.50") and streamed halves stay whole.
     """
 
     first_min_chars: int = 24
@@ -66,17 +71,23 @@ class ClauseSplitter:
     def _early_cut(self, limit: int) -> int | None:
         """A comma worth cutting at before ``limit``, or None."""
         if self.first:
-            for match in _CLAUSE_END.finditer(self.buffer, 0, limit):
+            for match in self._commas(limit):
                 if match.end() >= self.first_min_chars and limit - match.end() >= self.first_min_chars // 2:
                     return match.end()
             return self._breath(limit)
         if limit <= self.max_chars:
             return None
-        commas = [m.end() for m in _CLAUSE_END.finditer(self.buffer, 0, self.max_chars)]
+        commas = [match.end() for match in self._commas(self.max_chars)]
         if commas:
             return commas[-1]
         space = self.buffer.rfind(" ", 1, self.max_chars)
         return space if space > 0 else None
+
+    def _commas(self, limit: int) -> Iterator[re.Match[str]]:
+        """Ends of phrases before ``limit``, but for those inside a number."""
+        for match in _CLAUSE_END.finditer(self.buffer, 0, limit):
+            if not (_ENDS_IN_DIGITS.search(self.buffer, 0, match.start()) and _DIGITS.match(self.buffer, match.end())):
+                yield match
 
     def _breath(self, limit: int) -> int | None:
         """Where the first clause may end inside a phrase, or None. One word alone is not left over."""

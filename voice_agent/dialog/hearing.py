@@ -175,7 +175,7 @@ class Hearing(Planning):
                 self._prepare()
             self._release()
         elif utterance is not None and self._spoke_for_ms() >= self.policy.not_understood_after_ms:
-            self._say(self.agent.not_understood, "apology")
+            self._apologise(self.agent.not_understood)
         else:
             self._s.count("noises")
             self._listen()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 from voice_agent.dialog.clauses import ClauseSplitter
 from voice_agent.dialog.commands import Generate, Retrieve, RunTool
@@ -12,7 +13,7 @@ from voice_agent.dialog.records import StageTimes
 from voice_agent.dialog.reply import Clause, Reply
 from voice_agent.dialog.replying import Replying
 from voice_agent.dialog.state import State, Timer
-from voice_agent.plan import CallerInput, Outcome, Plan
+from voice_agent.plan import FAILED, CallerInput, Outcome, Plan
 from voice_agent.ports import Message, ReplyChunk, ToolCall
 from voice_agent.tools import SEND_DTMF
 
@@ -188,9 +189,16 @@ class Planning(Replying):
         if held:
             self._floor_is_free()
             return
-        self._say(self.agent.apology, "apology")
+        self._apologise(self.agent.apology)
         if self._s.reply is not None:
             self._s.reply.failed_stages.append(stage)
+
+    def _apologise(self, text: str) -> None:
+        """A turn without an answer: say so, or what is to be done after so many of them in a row."""
+        plan = self.director.model_done(self._s.memory, FAILED)
+        if not plan.end_reason:
+            plan = replace(plan, say=text, interruptible=True)
+        self._begin(plan, "apology")
 
 
 def _told(outcome: Outcome, call: ToolCall | None) -> str:

@@ -46,7 +46,8 @@ class Replying(Call):
             if clause.keys:
                 self._start(("synthesise", reply.turn, index), Synthesise(reply.turn, index, "", clause.keys))
                 return
-            checked = self.director.check(clause.text)
+            before = " ".join(said.text for said in reply.clauses[:index] if said.text)
+            checked = self.director.check(clause.text, before)
             reply.findings += checked.findings
             clause.text = checked.text
             if checked.stop:

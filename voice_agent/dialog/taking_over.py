@@ -67,5 +67,7 @@ class TakingOver(Interrupting):
         self._s.count("reconnects")
         if reply is not None and reply.end_reason:
             self._end(reply.end_reason)
+        elif reply is not None and reply.kind == "greeting":
+            self._begin(self.director.opening(), "greeting")  # what it has to disclose was not heard to the end
         else:
             self._say(self.agent.reprompt, "reprompt")

@@ -176,14 +176,16 @@ class PolicyEngine:
 
     # --- on what is said ---
 
-    def about_to_say(self, text: str) -> Verdict:
-        """Judge a clause before it is spoken. With an action, the reply ends with the verdict's text."""
-        reading = self._reading(text)
+    def about_to_say(self, text: str, before: str = "") -> Verdict:
+        """Judge a clause before it is spoken. With an action, the reply ends with the verdict's text.
+
+        ``before`` is what the same reply has said already: what must not be said may begin there, and is stopped here.
+        """
         for rule in self._rules:
-            if isinstance(rule, ForbiddenSpeech) and self._found(rule, reading):
+            if isinstance(rule, ForbiddenSpeech) and self._completes(rule, text, before):
                 action = PolicyAction("say", rule.replace) if rule.stop else None
                 return Verdict(rule.replace, action, (rule.id,))
-        hidden, found_by = self._private(text, "spoken")
+        hidden, found_by = self._private_after(text, before, "spoken")
         return Verdict(written(text, hidden, _spoken), None, found_by)
 
     def disclosures(self) -> tuple[str, ...]:
@@ -203,11 +205,7 @@ class PolicyEngine:
 
     def private(self, text: str, before: str = "") -> tuple[Private, ...]:
         """What ``redact`` masks in ``text``, in order."""
-        if not before:
-            return self._private(text, "stored")[0]
-        offset = len(before) + 1
-        found = self._private(f"{before} {text}", "stored")[0]
-        return tuple(Private(max(0, start - offset), end - offset, kind) for start, end, kind in found if end > offset)
+        return self._private_after(text, before, "stored")[0]
 
     # --- what it costs ---
 
@@ -229,6 +227,14 @@ class PolicyEngine:
             self._newest = Reading(text)
         return self._newest
 
+    def _completes(self, rule: ForbiddenSpeech, text: str, before: str) -> bool:
+        """Does the rule match the text, or with what was said before it what that alone did not?"""
+        if self._found(rule, self._reading(text)):
+            return True
+        if not before or not self._found(rule, self._reading(f"{before} {text}")):
+            return False
+        return not self._found(rule, self._reading(before))
+
     def _found(self, rule: Rule, reading: Reading) -> bool:
         return self._run(rule, partial(self._matchers[rule.id].found, reading))
 
@@ -248,6 +254,17 @@ class PolicyEngine:
                 del self._kept[next(iter(self._kept))]
             known = self._kept[where, text] = self._look(text, where)
         return known
+
+    def _private_after(self, text: str, before: str, where: Where) -> tuple[tuple[Private, ...], tuple[str, ...]]:
+        """What of ``text`` is private when it is read behind ``before``."""
+        if not before:
+            return self._private(text, where)
+        offset = len(before) + 1
+        found, ids = self._private(f"{before} {text}", where)
+        inside = tuple(
+            Private(max(0, start - offset), end - offset, kind) for start, end, kind in found if end > offset
+        )
+        return inside, ids if inside else ()
 
     def _look(self, text: str, where: Where) -> tuple[tuple[Private, ...], tuple[str, ...]]:
         reading, found, ids = self._reading(text), list[Private](), dict[str, None]()
