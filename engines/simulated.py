@@ -15,6 +15,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from engines.word_sounds import word_sound
 from voice_agent.audio.g711 import mulaw_decode, mulaw_encode
 from voice_agent.audio.levels import loud_frames
 from voice_agent.errors import ConfigError
@@ -47,6 +48,7 @@ _REPLY = (
     "Please measure the platform with it and then plug in your model."
 )
 _END_CALL_WORDS = ("goodbye",)
+_WORDS = "words"
 
 
 class _Jitter:
@@ -80,7 +82,8 @@ class SimulatedSpeechToText:
     It stands for a streaming recogniser, which works while the pause is being detected: silence at the end of the
     audio counts towards ``final_ms``, since the audio came in real time.
     Without a flush as many words are known as audio has come in for, at ``word_ms`` a word. Less than 150 ms
-    of audio is no speech and has no text.
+    of audio is no speech and has no text. ``{spoken_ms}`` in a text becomes the length of what was loud in the audio,
+    in steps of 10 ms: a test of lost audio can go by it.
     """
 
     def __init__(
@@ -129,11 +132,13 @@ class SimulatedSession:
         self._words = engine.texts[(utterance - 1) % len(engine.texts)].split()
         self._samples = 0
         self._quiet_samples = 0
+        self._loud_frames = 0
 
     def accept(self, audio: bytes) -> None:
         """Count the audio, and the silence at its end."""
         self._samples += len(audio)
         loud = np.flatnonzero(loud_frames(mulaw_decode(audio), _FRAME_SAMPLES, _LOUD_DBFS))
+        self._loud_frames += len(loud)
         if len(loud):
             self._quiet_samples = len(audio) - (int(loud[-1]) + 1) * _FRAME_SAMPLES
         else:
@@ -149,14 +154,16 @@ class SimulatedSession:
             time.sleep(max(0.0, self._delays.seconds(engine.final_ms) - quiet_s))
         if heard_ms < _LEAST_MS:
             return TranscribeResponse(flushed=flush, engine_ms=_since_ms(started))
-        count = len(self._words) if flush else min(len(self._words), heard_ms // engine.word_ms)
+        spoken_ms = self._loud_frames * _FRAME_SAMPLES // _BYTES_PER_MS
+        known = [word.replace("{spoken_ms}", str(spoken_ms)) for word in self._words]
+        count = len(known) if flush else min(len(self._words), heard_ms // engine.word_ms)
         step = min(engine.word_ms, heard_ms // max(1, count))
         words = tuple(
             Word(text=word, start_ms=index * step, end_ms=(index + 1) * step, confidence=engine.confidence)
-            for index, word in enumerate(self._words[:count])
+            for index, word in enumerate(known[:count])
         )
         return TranscribeResponse(
-            text=" ".join(self._words[:count]),
+            text=" ".join(known[:count]),
             words=words,
             confidence=engine.confidence if words else 0.0,
             flushed=flush,
@@ -212,7 +219,9 @@ class SimulatedLanguageModel:
 class SimulatedTextToSpeech:
     """A steady chord, never speech, loud throughout: first audio after ``first_audio_ms``, then ``speed`` x real time.
 
-    Its length is ``word_duration_ms`` a word, or ``char_duration_ms`` a character when that is set.
+    Its length is ``word_duration_ms`` a word, or ``char_duration_ms`` a character when that is set. The voice
+    ``words`` is no chord: each word has a sound of its own (``engines.word_sounds``), so that a recording of a call
+    tells which words were heard.
     """
 
     def __init__(
@@ -244,8 +253,8 @@ class SimulatedTextToSpeech:
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """Two chords that can be told apart by ear."""
-        return tuple(self._loop_audio)
+        """Two chords that can be told apart by ear, and a sound for each word."""
+        return (*self._loop_audio, _WORDS)
 
     async def speak(self, request: SpeakRequest) -> AsyncIterator[SpeechChunk]:
         """Stream the chord at the pace of the profile. Closing the iterator ends the waiting."""
@@ -253,7 +262,7 @@ class SimulatedTextToSpeech:
         if not ends_ms:
             yield SpeechChunk(audio=b"", last=True)
             return
-        tone = self._loop_audio.get(request.voice) or self._loop_audio["tone"]
+        tone = self._sounds(request, ends_ms)
         delays = self._jitter.stream("tts", request.call_id, request.turn, request.clause)
         due = asyncio.get_running_loop().time() + delays.seconds(self._first_audio_ms)
         total_ms = ends_ms[-1]
@@ -263,6 +272,12 @@ class SimulatedTextToSpeech:
             last = end_ms == total_ms
             yield SpeechChunk(audio=_piece(tone, start_ms, end_ms), last=last, word_ends_ms=ends_ms if last else ())
             due += delays.seconds(self._chunk_ms / self._speed)
+
+    def _sounds(self, request: SpeakRequest, ends_ms: Sequence[int]) -> bytes:
+        if request.voice != _WORDS:
+            return self._loop_audio.get(request.voice) or self._loop_audio["tone"]
+        words = zip(request.text.split(), (0, *ends_ms), ends_ms, strict=False)
+        return b"".join(word_sound(word, end_ms - start_ms) for word, start_ms, end_ms in words)
 
     def _word_ends(self, text: str) -> tuple[int, ...]:
         """End of each word in ms from the start."""

@@ -30,7 +30,9 @@ STAGES: Final[Mapping[str, str]] = {
 """Serve application and deployment of each stage."""
 
 ACTOR_TIMEOUT_S: Final = 5.0
-"""Twilio waits 15 s for TwiML; an actor that has not answered by now will not save the call."""
+DISPATCHER_TIMEOUT_S: Final = 9.0
+"""Twilio waits 15 s for TwiML; a dispatcher that is not back by now will not save the call."""
+RETRY_S: Final = 0.1
 REQUEST_TIMEOUT_S: Final = 30.0
 INGEST_TIMEOUT_S: Final = 600.0
 
@@ -42,7 +44,7 @@ class RayBackends:
         namespace = context.settings.ray.namespace
         self._calls = PostgresCalls(context.dsn, context.settings.storage.pool_size)
         self._backends = Backends(
-            dispatcher=RayDispatcher(NamedActor("dispatcher", namespace)),
+            dispatcher=RayDispatcher(NamedActor("dispatcher", namespace, DISPATCHER_TIMEOUT_S, insist=True)),
             journal=RayJournal(NamedActor("journal", namespace)),
             gateways=RayGateways(namespace),
             calls=self._calls,
@@ -59,12 +61,16 @@ class RayBackends:
 
 
 class NamedActor:
-    """Calls on a named actor, found again after it was made anew."""
+    """Calls on a named actor, found again after it was made anew.
 
-    def __init__(self, name: str, namespace: str, timeout_s: float = ACTOR_TIMEOUT_S) -> None:
+    ``insist``: an actor that is being restarted is asked again until ``timeout_s``; for methods that may be repeated.
+    """
+
+    def __init__(self, name: str, namespace: str, timeout_s: float = ACTOR_TIMEOUT_S, *, insist: bool = False) -> None:
         self._name = name
         self._namespace = namespace
         self._timeout_s = timeout_s
+        self._insist = insist
         self._handle: Any = None
 
     async def call(self, method: str, *arguments: object) -> Any:
@@ -76,12 +82,22 @@ class NamedActor:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                if self._handle is None:
-                    # Asks the cluster's control service, which may be away: never on the event loop.
-                    self._handle = await asyncio.to_thread(ray.get_actor, self._name, self._namespace)
-                return await getattr(self._handle, method).remote(*arguments)
+                while True:
+                    try:
+                        return await self._ask(method, *arguments)
+                    except UnreachableError:
+                        if not self._insist:
+                            raise
+                    await asyncio.sleep(RETRY_S)
         except TimeoutError as error:
             raise UnreachableError(f"the {self._name} did not answer within {self._timeout_s:g} s") from error
+
+    async def _ask(self, method: str, *arguments: object) -> Any:
+        try:
+            if self._handle is None:
+                # Asks the cluster's control service, which may be away: never on the event loop.
+                self._handle = await asyncio.to_thread(ray.get_actor, self._name, self._namespace)
+            return await getattr(self._handle, method).remote(*arguments)
         except RayTaskError as error:
             raise _own_error(error, self._name) from error
         except (RayError, ValueError) as error:

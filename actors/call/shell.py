@@ -95,6 +95,8 @@ class CallShell:
         self._turns = 0
         self._group: asyncio.TaskGroup | None = None
         self._snapshot = attach.snapshot
+        self._answered = False
+        self._told = 0
         self._snapshot_due_s: float | None = None
         self._log = CallLog(attach.call_id, attach.epoch, kit.outbox, enabled=kit.event_log)
         context = JobContext(
@@ -115,6 +117,7 @@ class CallShell:
 
     def from_gateway(self, event: Event) -> None:
         """Take an event whose times are on the gateway's clock."""
+        self._told += 1
         if isinstance(event, SpeechPaused):
             self._tell_load()
         self.deliver(shifted(event, self._shift_ms) if self._shift_ms else event)
@@ -202,6 +205,7 @@ class CallShell:
     def _begin(self) -> None:
         self._wake.set()
         if self._attach.snapshot:
+            self._snapshot_due_s = self._loop.time()
             self._log.note(self._now_ms(), "reconnected" if self._reconnected else "taken_over", epoch=self.epoch)
             if self._reconnected:
                 self._machine.reconnect()
@@ -263,9 +267,10 @@ class CallShell:
     def _send_snapshot(self) -> None:
         self._snapshot_due_s = None
         state: bytes = msgpack.packb(self._machine.snapshot())
-        if state != self._snapshot and not self._ended:
-            self._snapshot = state
-            self._send(Snapshot(self.call_id, self.epoch, state))
+        if (state != self._snapshot or not self._answered) and not self._ended:
+            self._snapshot, self._answered = state, True
+            # All that was told has been fed by now, so the state speaks for it.
+            self._send(Snapshot(self.call_id, self.epoch, state, self._told))
 
     # --- commands ---
 

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from actors.dispatch.pool import Cluster, Host, HostClient, HostPool
@@ -24,6 +25,8 @@ CHECK_S: Final = 2.0
 SETTLE_S: Final = 10.0
 """A call may be unknown to its host for this long after it was placed: the gateway is still on its way there."""
 MISSING: Final = 2
+GATEWAY_WAIT_S: Final = 6.0
+"""A call waits this long for a gateway that is being restarted; carriers wait longer for an answer."""
 UNSAID: Final = ("lost", "failed")
 """Ends that the call's actor may not have been there to record."""
 
@@ -47,6 +50,8 @@ class Dispatcher:
         self._pool = HostPool(self._cluster, wanted=wanted, capacity=calls.calls_per_actor, lost=self._host_lost)
         self._calls = CallRegistry(clock, calls.reserve_s)
         self._gateways: dict[str, str] = {}
+        self._met_gateways = False
+        self._gateway_met = asyncio.Event()
         self._draining = False
         self._clock = clock
         self._tasks = TaskKeeper()
@@ -94,6 +99,8 @@ class Dispatcher:
         A call that is in already is let in again, whatever the load: its carrier lost a gateway and comes back.
         """
         await self.start()
+        if not self._gateways and self._met_gateways:
+            await self._await_gateway()
         gateway_id = self._choose_gateway(call_id)
         known = self._calls.get(call_id)
         reason = self._refusal(gateway_id, known)
@@ -199,8 +206,18 @@ class Dispatcher:
             host.calls.discard(call_id)
 
     async def call_state(self, call_id: str) -> str:
-        """``unknown``, ``reserved``, ``live``, ``lost`` (its stream, gateway or host is gone) or ``ended:<reason>``."""
+        """``unknown``, ``reserved``, ``live``, ``lost`` (its stream, gateway or host is gone) or ``ended:<reason>``.
+
+        Whoever asks has lost sight of the call, so its gateway is asked, and not the next round of the watch.
+        """
         await self.start()
+        entry = self._calls.get(call_id)
+        if entry is not None and entry.gateway_id in self._gateways:
+            held = await self._cluster.has_call(entry.gateway_id, call_id)
+            if held is None:
+                self._lose_gateway(entry.gateway_id)
+            elif not held and entry.live and entry is self._calls.get(call_id):
+                self._calls.unhook(entry)
         return self._calls.state(call_id, self._gateways)
 
     # --- members ---
@@ -208,7 +225,7 @@ class Dispatcher:
     async def register_gateway(self, gateway_id: str, media_url: str) -> None:
         """A gateway is up, or up again. Idempotent."""
         await self.start()
-        self._gateways[gateway_id] = media_url
+        self._meet_gateways({gateway_id: media_url})
 
     async def register_host(self, host_id: str, host: str, port: int, capacity: int) -> None:
         """Take a call actor this dispatcher did not create. It is found by its name.
@@ -282,17 +299,29 @@ class Dispatcher:
         known = tuple(self._gateways)
         alive = await self._cluster.gateways()
         for gateway_id in [gateway_id for gateway_id in known if gateway_id not in alive]:
-            logger.warning("gateway lost", extra={"gateway_id": gateway_id})
-            self._gateways.pop(gateway_id, None)
+            self._lose_gateway(gateway_id)
         self._meet_gateways(alive)
         await self._pool.check()
         for host in self._pool.hosts:
             self._learn(host)
 
-    def _meet_gateways(self, alive: set[str]) -> None:
-        """Gateways that were there before this dispatcher; they serve the URL of the stack unless they say another."""
-        for gateway_id in alive:
-            self._gateways.setdefault(gateway_id, self._context.media_url)
+    def _meet_gateways(self, alive: dict[str, str]) -> None:
+        self._gateways |= alive
+        if alive:
+            self._met_gateways = True
+            self._gateway_met.set()
+
+    def _lose_gateway(self, gateway_id: str) -> None:
+        """Nothing is sent there until it has registered or answered again."""
+        if self._gateways.pop(gateway_id, None) is not None:
+            logger.warning("gateway lost", extra={"gateway_id": gateway_id})
+        if not self._gateways:
+            self._gateway_met.clear()
+
+    async def _await_gateway(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATEWAY_WAIT_S):
+                await self._gateway_met.wait()
 
     def _learn(self, host: Host) -> None:
         """Compare what a host says it has with what is known here."""

@@ -54,8 +54,11 @@ class Cluster(Protocol):
     async def destroy_host(self, host_id: str) -> None:
         """End the process of a call actor, whatever it is doing. Unknown ones are fine."""
 
-    async def gateways(self) -> set[str]:
-        """Ids of the gateways that are alive."""
+    async def gateways(self) -> dict[str, str]:
+        """Media URLs of the gateways that answer, by id."""
+
+    async def has_call(self, gateway_id: str, call_id: str) -> bool | None:
+        """Whether a gateway has a call's stream; None when it does not answer."""
 
     async def report(self, status: dict[str, Any]) -> None:
         """Tell the journal what the dispatcher knows; best effort."""

@@ -20,6 +20,8 @@ from voice_agent.errors import CapacityError, StorageError, VoiceAgentError
 
 logger = logging.getLogger(__name__)
 
+GATEWAY_S = 2.0
+"""A gateway that is silent for this long gets no calls until it answers again."""
 CALL_SLOT = "call_slot"
 """Custom resource that keeps a node with calls from being judged idle; used where the cluster declares it."""
 
@@ -124,9 +126,26 @@ class RayCluster:
         except (ValueError, RayActorError):
             return  # it is gone already
 
-    async def gateways(self) -> set[str]:
-        """Ids of the gateways that are alive; a gateway's id is its actor's name."""
-        return set(await asyncio.to_thread(self._names, GATEWAY_PREFIX))
+    async def gateways(self) -> dict[str, str]:
+        """Media URLs of the gateways that answer; a gateway's id is its actor's name."""
+        names = await asyncio.to_thread(self._names, GATEWAY_PREFIX)
+        urls = await asyncio.gather(*(self._of_gateway(name, "media_url") for name in names))
+        return {name: url for name, url in zip(names, urls, strict=True) if url}
+
+    async def has_call(self, gateway_id: str, call_id: str) -> bool | None:
+        """Ask the gateway."""
+        held: bool | None = await self._of_gateway(gateway_id, "has_call", call_id)
+        return held
+
+    async def _of_gateway(self, gateway_id: str, method: str, *arguments: str) -> Any:
+        """None when the gateway is not there, is being restarted or does not answer."""
+        try:
+            async with asyncio.timeout(GATEWAY_S):
+                actor = await asyncio.to_thread(ray.get_actor, gateway_id, self._namespace)
+                return await answer(getattr(actor, method).remote(*arguments))
+        except (ValueError, TimeoutError, VoiceAgentError) as error:
+            logger.info("gateway does not answer", extra={"gateway_id": gateway_id, "reason": type(error).__name__})
+            return None
 
     async def report(self, status: dict[str, Any]) -> None:
         """Tell the journal."""

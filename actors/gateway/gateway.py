@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, fields
 from http import HTTPStatus
 from typing import Any, Final
@@ -20,6 +20,7 @@ from actors.gateway.dispatcher_port import DispatcherPort
 from actors.gateway.gateway_call import CallCounters, CallServices, GatewayCall
 from actors.gateway.host_links import HostLinks
 from actors.gateway.media_socket import MediaServer, SocketLimits
+from actors.gateway.takeover import TakeOver
 from actors.gateway.twilio_leg import MEDIA_PATH, TwilioLeg
 from actors.gateway.vad_batch import VadBatch
 from actors.tasks import LoopLag, TaskKeeper
@@ -37,6 +38,8 @@ RETRY_S: Final = 0.2
 STOP_S: Final = 8.0
 DRAINED: Final = "drained"
 MOST_NONCES: Final = 100_000
+MOVES_KEPT: Final = 64
+"""Take-overs that ``status`` tells of; the oldest go first."""
 
 
 class NonceMemory:
@@ -82,7 +85,8 @@ class MediaGateway:
         self._tasks = TaskKeeper()
         self._lag = LoopLag()
         self._calls: dict[str, GatewayCall] = {}
-        self._lives: set[asyncio.Task[None]] = set()
+        self._lives: dict[asyncio.Task[None], str] = {}
+        self._moves: deque[TakeOver] = deque(maxlen=MOVES_KEPT)
         self._refused: Counter[str] = Counter()
         self._ended = Counter[str]()
         self._playout = PlayoutStatistics()
@@ -119,7 +123,7 @@ class MediaGateway:
         vad = VadBatch(registry.load("vad", settings.media.vad_engine, {}))
         vad.warm()
         links = HostLinks(self._gateway_id, self._context.link_secret, self._tasks)
-        self._services = CallServices(settings.media, self._dispatcher, links, vad, self._over)
+        self._services = CallServices(settings.media, self._dispatcher, links, vad, self._over, self._moves.append)
         limits = SocketLimits(
             message_bytes=settings.twilio.max_message_bytes,
             sockets=2 * settings.calls.max_calls + 64,
@@ -189,8 +193,17 @@ class MediaGateway:
             "vad": asdict(services.vad.statistics) if services else {},
             "playout": _total(self._playout, *(call.ledger.statistics for call in self._calls.values())),
             "counters": _total(self._counters, *(call.counters for call in self._calls.values())),
+            "moves": [asdict(move) for move in self._moves],
             "loop_lag_ms": self._lag.worst_ms,
         }
+
+    async def media_url(self) -> str:
+        """Where carriers reach this gateway; empty before it listens."""
+        return self._media_url if self._server is not None and not self._stopping else ""
+
+    async def has_call(self, call_id: str) -> bool:
+        """Whether a call has, or had a moment ago, its stream here."""
+        return call_id in self._calls
 
     # --- for legs ---
 
@@ -209,10 +222,12 @@ class MediaGateway:
     def begin(self, leg: TwilioLeg, start: Start) -> GatewayCall:
         """Authenticate a stream and begin its call; no actor is touched before it is.
 
+        A carrier that has lost a stream may come back before the loss is seen here: the new stream has the call.
+
         Raises:
             AuthError: token or account are not right.
             CapacityError: too many tokens are alive.
-            ProtocolError: the call has a stream here already, or the gateway is stopping.
+            ProtocolError: the gateway is stopping.
         """
         settings, now_s = self._context.settings, time.time()
         if self._stopping or self._services is None:
@@ -227,13 +242,15 @@ class MediaGateway:
         if settings.twilio.account_sid and start.account_sid != settings.twilio.account_sid:
             raise AuthError("the stream belongs to another account")
         self._nonces.use(nonce, now_s)
-        if start.call_sid in self._calls:
-            raise ProtocolError("the call has a stream already")
-        call = self._calls[start.call_sid] = GatewayCall(leg, start, self._services)
+        former, before = self._calls.get(start.call_sid), None
+        if former is not None:
+            former.give_way()
+            before = [life for life, call_id in self._lives.items() if call_id == start.call_sid][-1]
+        call = self._calls[start.call_sid] = GatewayCall(leg, start, self._services, before)
         self._services.vad.calls = len(self._calls)
         life = self._tasks.start(call.run(), f"call-{start.call_sid}")
-        self._lives.add(life)
-        life.add_done_callback(self._lives.discard)
+        self._lives[life] = start.call_sid
+        life.add_done_callback(lambda done: self._lives.pop(done, None))
         return call
 
     def count_refused(self, reason: str) -> None:

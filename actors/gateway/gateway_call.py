@@ -17,6 +17,7 @@ from typing import Any, Final
 from actors.gateway.caller_ear import CallerEar
 from actors.gateway.dispatcher_port import DispatcherPort
 from actors.gateway.host_links import HostLink, HostLinks
+from actors.gateway.takeover import TakeOver, TakeOverClock
 from actors.gateway.twilio_leg import FAILED, TwilioLeg
 from actors.gateway.vad_batch import VadBatch
 from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach, Play, Snapshot
@@ -44,8 +45,6 @@ RETRY_S: Final = 0.1
 MOST_HOSTS: Final = 5
 """Hosts tried one after another before a call is given up."""
 UNCONFIRMED_EVENTS: Final = 256
-CONFIRM_LAG_MS: Final = 100
-"""A snapshot speaks for events sent this long before it came; younger ones may have crossed it."""
 HOST_FULL: Final = "full"
 """Reason of a ``hang_up`` by an actor that has no room: the call needs another host, not an end."""
 
@@ -59,6 +58,7 @@ class CallServices:
     links: HostLinks
     vad: VadBatch
     over: Callable[[GatewayCall], None]
+    moved: Callable[[TakeOver], None]
 
 
 @dataclass(slots=True)
@@ -85,7 +85,10 @@ class CallCounters:
 class GatewayCall:
     """One call, from its ``start`` to its end. The call's clock is 0 at ``start``."""
 
-    def __init__(self, leg: TwilioLeg, start: Start, services: CallServices) -> None:
+    def __init__(
+        self, leg: TwilioLeg, start: Start, services: CallServices, before: asyncio.Task[None] | None = None
+    ) -> None:
+        """``before`` is the life of the call's former stream here, when the carrier was faster than its end."""
         media = services.media
         self._counters = CallCounters()
         self.ledger = PlayoutLedger(
@@ -101,7 +104,11 @@ class GatewayCall:
         self._zero_s = time.monotonic()
         self._epoch = 0
         self._snapshot = b""
+        self._told = 0
         self._unconfirmed: deque[tuple[int, Event]] = deque(maxlen=UNCONFIRMED_EVENTS)
+        self._clock = TakeOverClock(start.call_sid)
+        self._before = before
+        self._replaced = False
         self._link: HostLink | None = None
         self._over = ""
         self._changed = asyncio.Event()
@@ -152,6 +159,8 @@ class GatewayCall:
         """Live the call: find its actor, and another when that is lost, until the leg is gone."""
         failed, misses = "", 0
         try:
+            if self._before is not None:
+                await asyncio.wait((self._before,), timeout=RELEASE_S)
             while not self._over:
                 address = await self._find(failed)
                 if address is None:
@@ -210,6 +219,7 @@ class GatewayCall:
             return True
         self._epoch += 1
         self._counters.takeovers += self._epoch > 1
+        self._clock.found(address.host_id)
         self._hand_over(link)
         return not link.connection.closed
 
@@ -227,12 +237,14 @@ class GatewayCall:
                 snapshot=self._snapshot,
             )
         )
-        for _, event in self._unconfirmed:
-            link.send(CallEvent(self.call_id, event))
+        self._told = 0
+        waiting, self._unconfirmed = self._unconfirmed, deque(maxlen=UNCONFIRMED_EVENTS)
+        for _, event in waiting:
+            self._tell(event)
         self.ledger.refeed()
         position = self.ledger.position(self.now_ms)
         if self.ledger.held and position is not None:
-            link.send(CallEvent(self.call_id, PlayoutHeld(*position, self.now_ms)))
+            self._tell(PlayoutHeld(*position, self.now_ms))
         self.ear.tell_again()
 
     async def _give_back(self) -> None:
@@ -246,6 +258,9 @@ class GatewayCall:
                 link.send(CallEvent(self.call_id, CarrierStopped(reason)))
             link.send(Detach(self.call_id, reason))
             self._services.links.detach(link, self)
+        if self._replaced:
+            self._services.over(self)
+            return
         try:
             async with asyncio.timeout(RELEASE_S):
                 await self._services.dispatcher.release(self.call_id, reason)
@@ -254,6 +269,11 @@ class GatewayCall:
             logger.warning("call not released", extra={"call_id": self.call_id, "reason": repr(error)})
         finally:
             self._services.over(self)
+
+    def give_way(self) -> None:
+        """The carrier has opened another stream for this call: its end here is no end of the call."""
+        self._replaced = not self._over
+        self.end(STREAM_LOST, 1001, "another stream has the call")
 
     def end(self, reason: str, code: int, words: str) -> None:
         """End the call: close the leg and let ``run`` give everything back. Idempotent."""
@@ -302,8 +322,12 @@ class GatewayCall:
     def event(self, event: Event) -> None:
         """Tell the actor. What a new one could not see from the call's state is kept until a snapshot covers it."""
         self._counters.events += 1
+        self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        self._told += 1
         if isinstance(event, PlayoutStarted | ClausePlayed | DtmfReceived):
-            self._unconfirmed.append((self.now_ms, event))
+            self._unconfirmed.append((self._told, event))
         if self._link is not None:
             self._link.send(CallEvent(self.call_id, event))
 
@@ -331,14 +355,16 @@ class GatewayCall:
         else:
             self._counters.snapshots += 1
             self._snapshot = message.state
-            settled_ms = self.now_ms - CONFIRM_LAG_MS
-            while self._unconfirmed and self._unconfirmed[0][0] < settled_ms:
+            while self._unconfirmed and self._unconfirmed[0][0] <= message.events:
                 self._unconfirmed.popleft()
+            if (moved := self._clock.listening()) is not None:
+                self._services.moved(moved)
 
     def link_lost(self, link: HostLink, reason: str) -> None:
         """The actor is gone; ``run`` finds another."""
         if self._link is link:
             self._link = None
+            self._clock.lost(reason)
             self._changed.set()
 
     def _play(self, play: Play) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from voice_agent.dialog.events import Event
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised when a message or a field changes; both ends must speak the same."""
 
 
@@ -100,11 +100,16 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The call's state after a transition; the gateway keeps the newest for a replacement actor."""
+    """The call's state after a transition; the gateway keeps the newest for a replacement actor.
+
+    ``events`` says how many ``CallEvent`` since this actor's ``Attach`` are in it; later ones a replacement has to be
+    told again. The first snapshot after an ``Attach`` says that the actor has the call.
+    """
 
     call_id: str
     epoch: int
     state: bytes
+    events: int = 0
 
 
 ToActor = Hello | Attach | CallEvent | CallerAudio | Detach

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ class FakeCluster:
         self.destroyed = []
         self.refuse = 0
         self.reports, self.lost = [], []
+        self.holds = {}
 
     async def create_host(self, host_id):
         if self.refuse:
@@ -70,7 +72,10 @@ class FakeCluster:
         self.living.pop(host_id, None)
 
     async def gateways(self):
-        return set(self.gateway_ids)
+        return dict.fromkeys(self.gateway_ids, "ws://media")
+
+    async def has_call(self, gateway_id, call_id):
+        return self.holds.get(call_id, True) if gateway_id in self.gateway_ids else None
 
     async def report(self, status):
         self.reports.append(status)
@@ -283,6 +288,40 @@ async def test_a_call_its_host_does_not_know_is_over(made):
     await dispatcher.check()
     await dispatcher.check()
     assert await dispatcher.call_state("CA1") == "ended:lost"
+
+
+async def test_a_carrier_that_comes_back_is_the_first_to_tell_of_a_lost_gateway(made):
+    cluster = FakeCluster()
+    cluster.gateway_ids = {"gateway-a", "gateway-b"}
+    dispatcher, _ = await made(cluster)
+    first = (await dispatcher.admit("CA1", "", "")).gateway_id
+    await dispatcher.claim("CA1")
+    assert await dispatcher.call_state("CA1") == "live"
+    cluster.gateway_ids.discard(first)
+    assert await dispatcher.call_state("CA1") == "lost"
+    assert (await dispatcher.admit("CA1", "", "")).gateway_id != first
+
+
+async def test_a_gateway_that_was_restarted_has_lost_its_calls(made):
+    dispatcher, cluster = await made()
+    await live(dispatcher, "CA1")
+    cluster.holds["CA1"] = False
+    assert await dispatcher.call_state("CA1") == "lost"
+    assert (await dispatcher.admit("CA1", "", "")).gateway_id == "gateway-a"
+
+
+async def test_a_call_waits_for_the_only_gateway_to_be_back(made):
+    dispatcher, cluster = await made()
+    await live(dispatcher, "CA1")
+    cluster.gateway_ids.clear()
+    assert await dispatcher.call_state("CA1") == "lost"
+    asking = asyncio.create_task(dispatcher.admit("CA1", "", ""))
+    other = asyncio.create_task(dispatcher.admit("CA2", "", ""))
+    await asyncio.sleep(0.02)
+    assert not asking.done()
+    await dispatcher.register_gateway("gateway-a", "ws://again")
+    assert await asking == Admission("CA1", "gateway-a", "ws://again")
+    assert isinstance(await other, Admission)
 
 
 async def test_a_lost_gateway_is_seen_and_its_calls_go_to_another(made):

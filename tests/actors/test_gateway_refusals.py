@@ -25,7 +25,7 @@ from websockets.exceptions import InvalidStatus
 
 from actors.gateway.gateway import NonceMemory
 from actors.gateway.twilio_leg import Bucket
-from actors.link.messages import Play
+from actors.link.messages import Attach, Detach, Play
 from voice_agent.dialog.events import ClausePlayed, SpeechPaused
 from voice_agent.errors import AuthError, CapacityError
 from voice_agent.twilio import messages
@@ -113,14 +113,23 @@ async def test_a_token_works_once(tmp_path: Path) -> None:
         assert len(bench.dispatcher.asked) == 3  # register, claim, release
 
 
-async def test_a_second_stream_of_a_live_call_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+async def test_a_new_stream_of_a_live_call_takes_the_call_from_a_socket_not_seen_to_die(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         first = await bench.call()
         second = await bench.dial(call_id=first.call_id)
         await second.start()
-        assert await second.closed() == (1008, "the call has a stream already")
+        assert await first.closed() == (1001, "another stream has the call")
+        await until(lambda: sum(isinstance(m, Attach) for m in bench.host.of_call(first.call_id)) == 2)
+        kinds = [type(m) for m in bench.host.of_call(first.call_id) if isinstance(m, Attach | Detach)]
+        assert kinds == [Attach, Detach, Attach]
+        assert [detach.reason for detach in bench.host.detached(first.call_id)] == ["stream_lost"]
         bench.host.send(Play(first.call_id, 1, 1, 0, agent_audio(100), True, True))
         await bench.host.wait_event(first.call_id, ClausePlayed)
+        assert second.heard() == agent_audio(100)
+        assert bench.dispatcher.released(first.call_id) == []
+        await second.stop()
+        await bench.until_empty()
+        assert bench.dispatcher.released(first.call_id) == ["caller_hung_up"]
 
 
 async def test_another_account_is_refused(tmp_path: Path) -> None:

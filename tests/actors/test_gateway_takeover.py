@@ -123,24 +123,32 @@ async def test_what_happened_while_there_was_no_actor_is_told_afterwards(tmp_pat
         assert isinstance(second.of_call(caller.call_id)[0], Attach)
 
 
-async def test_old_news_is_not_told_again_once_a_snapshot_covers_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("actors.gateway.gateway_call.CONFIRM_LAG_MS", 0)
+async def test_old_news_is_not_told_again_once_a_snapshot_covers_it(tmp_path: Path) -> None:
     async with running(tmp_path, hosts=2) as bench:
         first, second = bench.dispatcher.hosts
         caller = await bench.call()
         await caller.dtmf("1")
-        await first.wait_event(caller.call_id, DtmfReceived)
-        await asyncio.sleep(0.05)
-        first.send(Snapshot(caller.call_id, 1, b"knows 1"))
-        await until(lambda: bench.gateway._calls[caller.call_id].counters.snapshots == 1)
         await caller.dtmf("2")
         await first.wait_event(caller.call_id, DtmfReceived, 2)
+        first.send(Snapshot(caller.call_id, 1, b"knows 1", 1))
+        await until(lambda: bench.gateway._calls[caller.call_id].counters.snapshots == 1)
         await first.die()
         await attached(second, caller.call_id)
         await second.wait_event(caller.call_id, DtmfReceived)
         assert [e.digit for e in second.events(caller.call_id, DtmfReceived)] == ["2"]
+        second.send(Snapshot(caller.call_id, 2, b"knows both", 1))
+        await until(lambda: bench.gateway._calls[caller.call_id].counters.snapshots == 2)
+        moves = (await bench.status())["moves"]
+        assert [(move["call_id"], move["host_id"], move["reason"]) for move in moves] == [
+            (caller.call_id, second.host_id, "peer_closed")
+        ]
+        assert 0 < moves[0]["found_ms"] <= moves[0]["listening_ms"]
+        await second.die()
+        bench.dispatcher.hosts.append(await FakeHost("call-host-late").start())
+        third = bench.dispatcher.hosts[-1]
+        await attached(third, caller.call_id)
+        await asyncio.sleep(0.02)
+        assert third.events(caller.call_id, DtmfReceived) == []
 
 
 async def test_resumed_speech_counts_from_the_new_actors_numbering(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_every_message_survives_the_wire(message: Message) -> None:
 
 def test_wire_codes_are_stable() -> None:
     """A change here breaks running clusters during an upgrade: append, and raise PROTOCOL_VERSION."""
-    assert PROTOCOL_VERSION == 2
+    assert PROTOCOL_VERSION == 3
     names = """
         Hello Attach CallEvent CallerAudio Detach Play Control Snapshot CallStarted SpeechStarted SpeechPaused
         SpeechResumed DtmfReceived PlayoutStarted ClausePlayed PlayoutHeld CarrierStopped TranscriptReady

@@ -13,6 +13,9 @@ from actors.link.messages import Attach
 from voice_agent.dialog.events import ClausePlayed, PlayoutStarted, SpeechPaused, SpeechStarted
 from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.records import TurnRecord
+from voice_agent.ports import ReplyChunk
+
+FULL_REPLY = "We open at nine. Come in."
 
 
 class Site:
@@ -87,8 +90,24 @@ async def test_the_owner_dies_while_a_stage_works(site, stage):
     await asyncio.wait_for(site.play_out(max(play.turn for play in site.gateway.plays())), 5)
     record = site.journal.of(TurnRecord)[-1]
     assert record.kind == "reply"
-    assert record.heard_text_pii.startswith("We open at nine.")
+    assert record.heard_text_pii == record.agent_text_pii == FULL_REPLY
     assert record.outcome == "completed"
+
+
+async def test_a_model_that_answers_otherwise_the_second_time_is_not_mixed_with_the_first(site):
+    site.attach()
+    await site.play_out(1)
+    gate = site.plane.gates["reply-middle"] = Gate()
+    site.say()
+    await until(lambda: gate.waiting > 0)
+    await asyncio.sleep(0.25)
+    snapshot = await site.kill()
+    del site.plane.gates["reply-middle"]
+    site.plane.reply_chunks = [ReplyChunk("We are closed. "), ReplyChunk("Sorry.", finish_reason="stop")]
+    site.attach(snapshot, now_ms=site.shell._now_ms())
+    await until(lambda: any(play.turn >= 2 for play in site.gateway.plays()))
+    await asyncio.wait_for(site.play_out(max(play.turn for play in site.gateway.plays())), 5)
+    assert site.journal.of(TurnRecord)[-1].heard_text_pii == "We open at nine."
 
 
 async def test_the_owner_dies_in_the_greeting(site):

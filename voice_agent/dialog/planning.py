@@ -79,6 +79,7 @@ class Planning(Replying):
 
     def _generate(self, reply: Reply) -> None:
         reply.from_model = True
+        reply.raw, reply.again, reply.model_calls = "", "", 0
         self._start(
             ("generate", reply.turn, 0),
             Generate(reply.turn, reply.messages, reply.passages, reply.confidence, speculative=not reply.released),
@@ -100,6 +101,7 @@ class Planning(Replying):
         if call is None:
             return
         reply.tool_calls.append(call)
+        reply.model_calls += 1
         plan = self.director.model_tool(reply.memory, call)
         if plan is None:
             reply.waiting.append(call)

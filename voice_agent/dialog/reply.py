@@ -42,6 +42,8 @@ class Reply:
     ``before`` is the dialog's memory before this was released, for a reply that is dropped after all.
     ``kind`` is greeting, reply, reprompt, apology or goodbye. ``released`` says its audio may go out. Clauses are
     synthesised one at a time, in order; of a reply not yet released only the first.
+    ``raw`` and ``model_calls`` are the text and the number of tool calls that the model has given since it was asked;
+    ``again`` is what of it is still to come a second time, after the model had to be asked again.
     """
 
     turn: int
@@ -68,6 +70,9 @@ class Reply:
     from_model: bool = False
     tools_run: int = 0
     stopped: bool = False
+    raw: str = ""
+    again: str = ""
+    model_calls: int = 0
     speculative: bool = False
     splitter: ClauseSplitter = field(default_factory=ClauseSplitter)
 
@@ -77,7 +82,7 @@ class Reply:
             self.sources = tuple(dict.fromkeys((*self.sources, *chunk.sources)))
         if chunk.text and self.times.first_token_ms is None:
             self.times.first_token_ms = now_ms
-        texts = self.splitter.feed(chunk.text)
+        texts = self.splitter.feed(self._fresh(chunk.text))
         if chunk.finish_reason:
             texts += self.splitter.finish()
         if self.stopped:
@@ -85,6 +90,31 @@ class Reply:
         if texts and self.times.first_clause_ms is None:
             self.times.first_clause_ms = now_ms
         self.clauses += [Clause(text) for text in texts]
+
+    def ask_again(self) -> None:
+        """The model is asked the same once more: what it said already is not said twice."""
+        self.again = self.raw
+        if self.model_calls:
+            calls = self.tool_calls[-self.model_calls :]
+            del self.tool_calls[-self.model_calls :]
+            self.waiting = [call for call in self.waiting if call not in calls]
+            self.model_calls = 0
+
+    def _fresh(self, text: str) -> str:
+        """What of a streamed text is new."""
+        if not self.again:
+            self.raw += text
+            return text
+        if self.again.startswith(text):
+            self.again = self.again[len(text) :]
+            return ""
+        if text.startswith(self.again):
+            text, self.again = text[len(self.again) :], ""
+            self.raw += text
+            return text
+        # Another answer this time: what was said of the first has to do.
+        self.stopped = True
+        return ""
 
     def stop(self, index: int) -> None:
         """Nothing more is said after clause ``index``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voice_agent.dialog.commands import ReleaseTurn, Retrieve, RunTool, Synthesise, Transcribe
+from voice_agent.dialog.commands import Generate, ReleaseTurn, Retrieve, RunTool, Synthesise, Transcribe
 from voice_agent.dialog.interrupting import Interrupting
 from voice_agent.dialog.reply import Reply
 from voice_agent.dialog.state import State, Timer
@@ -37,17 +37,14 @@ class TakingOver(Interrupting):
         self._finish_if_played()
 
     def _reopen_text(self, reply: Reply) -> None:
-        """Text that was on its way: from the search again if nothing was said, else what was said has to do."""
-        generating = ("generate", reply.turn, 0) in self._s.jobs
-        if generating and reply.clauses:
-            self._s.jobs.discard(("generate", reply.turn, 0))
-            reply.text_done = True
-        elif generating and reply.tools_run:
-            self._generate(reply)  # not from the search again: the model would ask for its tools a second time
-        elif reply.running is None and (generating or ("retrieve", reply.turn, 0) in self._s.jobs):
-            self._forget_jobs(reply.turn)
-            reply.splitter = self._splitter()
-            self._start(("retrieve", reply.turn, 0), Retrieve(reply.turn, reply.caller_text))
+        """Text that was on its way is asked for again; what of it is known already is skipped when it comes."""
+        if ("generate", reply.turn, 0) in self._s.jobs:
+            reply.ask_again()
+            self._commands.append(
+                Generate(reply.turn, reply.messages, reply.passages, reply.confidence, speculative=False)
+            )
+        elif ("retrieve", reply.turn, 0) in self._s.jobs:
+            self._commands.append(Retrieve(reply.turn, reply.model_text or reply.caller_text))
 
     def reconnect(self) -> None:
         """The gateway died and the carrier came back by another: what was queued there is lost, so ask the caller.
