@@ -21,6 +21,7 @@ _PLACEHOLDER: Final = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 _SPOKEN: Final = re.compile(r"\{([^{}]*)\}")
 _COMMON: Final = ("kind", "description", "timeout_ms", "parameters")
 _OF_PARAMETER: Final = ("type", "description", "required", "choices", "max_chars")
+_FLAGS: Final = ("read_only",)
 _LONGEST_TIMEOUT_MS: Final = 30_000
 _MESSAGE_FIELDS: Final = ("name", "phone", "text")
 
@@ -30,7 +31,7 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     tools.SEND_DTMF: (),
     tools.SQL: ("query", "say", "not_found"),
     tools.MESSAGE: ("say",),
-    tools.HTTP: ("url", "say"),
+    tools.HTTP: ("url", "say", "read_only"),
 }
 """Keys of each kind beside the common ones."""
 
@@ -119,14 +120,14 @@ def _spec(reader: _Reader, name: str, settings: Settings) -> ToolSpec:
     parameters = _BUILT_IN[kind](settings) if kind in _BUILT_IN else _parameters(reader)
     if kind in _BUILT_IN and "parameters" in reader.value:
         reader.wrong(f"a tool of kind {kind} has parameters of its own", "parameters")
-    options = {key: reader.text(key) for key in OPTIONS[kind] if key in reader.value}
+    options = {key: reader.text(key) for key in OPTIONS[kind] if key in reader.value and key not in _FLAGS}
     spec = ToolSpec(
         name=name,
         kind=cast(tools.Kind, kind),
         description=reader.text("description"),
         parameters=parameters,
         timeout_ms=reader.whole("timeout_ms", 3_000, _LONGEST_TIMEOUT_MS),
-        read_only=kind == tools.SQL,
+        read_only=reader.flag("read_only", False) if kind == tools.HTTP else kind == tools.SQL,
         options=options,
     )
     _CHECKS.get(kind, _no_more)(reader, spec)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from voice_agent.errors import EngineFailedError
 from voice_agent.ports import Message, Passage, ReplyChunk, ReplyRequest, ToolCall
+from voice_agent.tools import UNREADABLE
 
 END_CALL: Final[Mapping[str, Any]] = {
     "type": "function",
@@ -20,6 +21,7 @@ END_CALL: Final[Mapping[str, Any]] = {
 }
 DONE: Final = "[DONE]"
 ERROR_CHARS: Final = 300
+UNREADABLE_CHARS: Final = 500
 _FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool", "function_call": "tool", "content_filter": "stop"}
 _PASSAGES = "Passages of the knowledge base, with heading and document. Never say their numbers or document names."
 
@@ -63,13 +65,27 @@ class ChatOptions:
 
 
 @dataclass(slots=True)
+class _Call:
+    """A tool call as far as it has come. Servers number calls, or give each an id, or both, or send one by one."""
+
+    index: int | None
+    id: str
+    name: str = ""
+    arguments: str = ""
+
+    def goes_on(self, index: int | None, call_id: str) -> bool:
+        """Is a fragment with these a part of this call?"""
+        return (index is None or index == self.index) and (not call_id or call_id == self.id)
+
+
+@dataclass(slots=True)
 class ChatReply:
     """What has come of one reply: tool calls arrive in fragments."""
 
     sources: tuple[str, ...]
     finish_reason: str = ""
     done: bool = False
-    _calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    _calls: list[_Call] = field(default_factory=list)
 
     def take(self, line: str) -> str:
         """A line of the server-sent events; the text in it, empty when there is none.
@@ -91,23 +107,29 @@ class ChatReply:
     def _choice(self, choice: Mapping[str, Any]) -> str:
         delta = choice.get("delta") or {}
         for part in delta.get("tool_calls") or ():
-            call = self._calls.setdefault(part.get("index", 0), {"name": "", "arguments": ""})
-            function = part.get("function") or {}
-            call["name"] += function.get("name") or ""
-            call["arguments"] += function.get("arguments") or ""
+            self._fragment(part.get("index"), part.get("id") or "", part.get("function") or {})
         self.finish_reason = _FINISH.get(choice.get("finish_reason") or "", self.finish_reason)
         return str(delta.get("content") or "")
+
+    def _fragment(self, index: int | None, call_id: str, function: Mapping[str, Any]) -> None:
+        call = next((known for known in reversed(self._calls) if known.goes_on(index, call_id)), None)
+        if call is None:
+            call = _Call(index, call_id)
+            self._calls.append(call)
+        name = function.get("name") or ""
+        call.name += name if name != call.name else ""  # some say the whole name with every fragment
+        call.arguments += function.get("arguments") or ""
 
     def end(self) -> Iterator[ReplyChunk]:
         """The tool calls, and the finish reason on the last chunk.
 
         Raises:
-            EngineFailedError: the stream ended in the middle, or a tool call's arguments are no JSON object.
+            EngineFailedError: the stream ended in the middle.
         """
         if not self.done and not self.finish_reason:
             raise EngineFailedError("The language model broke off in the middle of a reply.")
-        for _, call in sorted(self._calls.items()):
-            yield ReplyChunk(tool_call=ToolCall(call["name"], _arguments(call["name"], call["arguments"])))
+        for call in sorted(self._calls, key=lambda call: call.index or 0):
+            yield ReplyChunk(tool_call=ToolCall(call.name, _arguments(call.arguments)))
         yield ReplyChunk(sources=self.sources, finish_reason="tool" if self._calls else self.finish_reason or "stop")
 
 
@@ -172,5 +194,10 @@ def _tool_messages(content: str, call_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def _arguments(name: str, text: str) -> Mapping[str, Any]:
-    return json_object(text, f"arguments of the tool {name}") if text.strip() else {}
+def _arguments(text: str) -> Mapping[str, Any]:
+    """As parsed JSON. What is no JSON object is handed on: its tool refuses it, and the model is told and may mend."""
+    try:
+        value = json.loads(text) if text.strip() else {}
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {UNREADABLE: text[:UNREADABLE_CHARS]}

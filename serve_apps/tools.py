@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import httpx
@@ -29,7 +30,7 @@ _LARGEST_ANSWER_BYTES: Final = 64 * 1024
 class Tools:
     """The deployment. Postgres is connected to when the first tool needs it.
 
-    ``policy`` says what is masked in the arguments that the ledger keeps, and in messages.
+    ``policy`` says what is masked in the arguments and results that the ledger keeps, and in messages.
     """
 
     def __init__(
@@ -94,15 +95,21 @@ class Tools:
             if spec.kind == tools.SQL:
                 return await _query(spec, run, arguments)
             if spec.kind == tools.MESSAGE:
-                kept = arguments | {"text": self._policy.for_model(str(arguments.get("text", "")))}
-                return await _message(spec, run, request.call_id, kept)
+                left = {name: self._policy.for_model(str(text)) for name, text in arguments.items()}
+                return await _message(spec, run, request.call_id, left)
             if spec.kind == tools.HTTP:
                 return await self._post(spec, request, arguments)
             # The call carries these out; asked for here, they only say that they may be.
             return Outcome(spec.name, True)
 
         ledger = ToolRunRepository(await self._connected())
-        return await ledger.once(request, mask_values(self._policy, arguments), effect)
+        masked = mask_values(self._policy, arguments)
+        return await ledger.once(request, masked, effect, mask=self._kept, repeatable=spec.read_only)
+
+    def _kept(self, outcome: Outcome) -> Outcome:
+        """An outcome as it may be stored."""
+        value, say = mask_values(self._policy, outcome.value), self._policy.redact(outcome.say)
+        return replace(outcome, value=value, say=say)
 
     async def _post(self, spec: ToolSpec, request: ToolRequest, arguments: Mapping[str, Any]) -> Outcome:
         """POST to the tool's URL. The other side keeps the key: only it can tell a repetition from a new request.

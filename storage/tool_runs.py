@@ -1,7 +1,7 @@
 """The ledger of tool runs: an effect and the record of it stand in one transaction, under a key that is unique.
 
 So a run that is asked for again gives the outcome it gave before, and one whose process died half-way has left nothing
-and may be done again.
+and may be done again. What is private in an outcome is masked in the record, and the record says so.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _TAKE = (
     "INSERT INTO tool_runs (idempotency_key, call_id, turn, position, name, arguments_pii) "
     "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (idempotency_key) DO NOTHING RETURNING true AS taken"
 )
-_KEEP = "UPDATE tool_runs SET ok = $2, code = $3, value_pii = $4, say_pii = $5 WHERE idempotency_key = $1"
-_FIND = "SELECT name, ok, code, value_pii, say_pii FROM tool_runs WHERE idempotency_key = $1"
+_KEEP = "UPDATE tool_runs SET ok = $2, code = $3, value_pii = $4, say_pii = $5, masked = $6 WHERE idempotency_key = $1"
+_FIND = "SELECT name, ok, code, value_pii, say_pii, masked FROM tool_runs WHERE idempotency_key = $1"
 
 Effect = Callable[["Run"], Awaitable[Outcome]]
+Mask = Callable[[Outcome], Outcome]
 
 
 class Run:
@@ -65,13 +66,26 @@ class ToolRunRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def once(self, request: ToolRequest, arguments: Mapping[str, Any], effect: Effect) -> Outcome:
+    async def once(
+        self,
+        request: ToolRequest,
+        arguments: Mapping[str, Any],
+        effect: Effect,
+        *,
+        mask: Mask = lambda outcome: outcome,
+        repeatable: bool = False,
+    ) -> Outcome:
         """Do ``effect`` unless it was done under this key; either way its outcome.
-
-        ``arguments`` are those the ledger keeps; what is private may be masked in them.
 
         A second request that comes while the first is at work waits for it. When ``effect`` raises or is cancelled,
         nothing of it stays.
+
+        Args:
+            request: what is asked for.
+            arguments: those the ledger keeps; what is private may be masked in them.
+            effect: what is to be done.
+            mask: the outcome as the ledger keeps it. Whoever asks again is given that one.
+            repeatable: ``effect`` changes nothing, so it is done anew for who asks again where something was masked.
         """
         key = _clean(request.idempotency_key)
         async with self._database.transaction() as connection:
@@ -86,26 +100,26 @@ class ToolRunRepository:
             )
             if taken:
                 outcome = await effect(Run(connection))
-                await connection.execute(
-                    _KEEP, key, outcome.ok, outcome.code, _clean_mapping(outcome.value), _clean(outcome.say)
-                )
+                kept = mask(outcome)
+                value, say = _clean_mapping(kept.value), _clean(kept.say)
+                await connection.execute(_KEEP, key, outcome.ok, outcome.code, value, say, kept != outcome)
                 return outcome
-        found = await self.outcome(key)
-        if found is None:
+            row = await connection.fetchrow(_FIND, key)
+            if row is not None and row["masked"] and repeatable:
+                return await effect(Run(connection))
+        if row is None:
             raise StorageError("the run of a tool was taken back while another request waited for it")
-        return found
+        return _outcome(row)
 
     async def outcome(self, idempotency_key: str) -> Outcome | None:
         """What a run gave; None when it has not been done."""
         row = await self._database.fetch_one(_FIND, _clean(idempotency_key))
-        if row is None:
-            return None
-        return Outcome(row["name"], row["ok"], row["value_pii"], row["say_pii"], row["code"])
+        return None if row is None else _outcome(row)
 
     async def of_call(self, call_id: str) -> list[dict[str, Any]]:
         """Runs of a call, in order."""
         return await self._database.fetch(
-            "SELECT turn, position, name, arguments_pii, ok, code, value_pii, say_pii, at FROM tool_runs "
+            "SELECT turn, position, name, arguments_pii, ok, code, value_pii, say_pii, masked, at FROM tool_runs "
             "WHERE call_id = $1 ORDER BY turn, position",
             _clean(call_id),
         )
@@ -116,6 +130,10 @@ class ToolRunRepository:
             "SELECT id, name_pii, phone_pii, text_pii, left_at FROM messages WHERE call_id = $1 ORDER BY id",
             _clean(call_id),
         )
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    return Outcome(row["name"], row["ok"], row["value_pii"], row["say_pii"], row["code"])
 
 
 def _plain(value: object) -> Any:

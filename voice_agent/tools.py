@@ -46,6 +46,9 @@ NOT_CONFIGURED: Final = "not_configured"
 
 CODES: Final = (BAD_ARGUMENTS, UNKNOWN_TOOL, UNKNOWN_TARGET, NOT_FOUND, TIMEOUT, REFUSED, NOT_CONFIGURED)
 
+UNREADABLE: Final = "unreadable"
+"""The one argument of a request whose arguments are no JSON object: the text that a model gave for them."""
+
 CANNOT_TRANSFER: Final = "I am sorry, I cannot connect you there."
 DTMF_KEYS: Final = frozenset("0123456789*#ABCD")
 MOST_KEYS: Final = 32
@@ -151,6 +154,8 @@ def checked_arguments(spec: ToolSpec, arguments: Mapping[str, Any]) -> dict[str,
         BadArgumentsError: one is missing, not known, of another type, too long, or not among the choices.
     """
     known = {parameter.name: parameter for parameter in spec.parameters}
+    if UNREADABLE in arguments and UNREADABLE not in known:
+        raise BadArgumentsError(f"{spec.name}: its arguments must be one JSON object.")
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         takes = ", ".join(known) or "nothing"

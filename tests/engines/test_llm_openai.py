@@ -100,6 +100,44 @@ async def test_tool_calls_come_whole_out_of_fragments() -> None:
     assert chunks[-1].finish_reason == "tool"
 
 
+def _part(name: str = "", arguments: str = "", **numbered: object) -> dict[str, Any]:
+    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value}
+    return {"delta": {"tool_calls": [{**numbered, "function": function}]}}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        # By index, the two interleaved; by id alone; by id, all with index 0; one after the other; names repeated.
+        [
+            _part("a", "{", index=0),
+            _part("b", '{"y": ', index=1),
+            _part("", '"x": 1}', index=0),
+            _part("", "2}", index=1),
+        ],
+        [_part("a", '{"x": ', id="1"), _part("", "1}"), _part("b", '{"y": 2}', id="2")],
+        [_part("a", '{"x": 1}', index=0, id="1"), _part("b", '{"y": ', index=0, id="2"), _part("", "2}", index=0)],
+        [_part("a", '{"x": 1}', index=0, id="1"), _part("b", '{"y": 2}', index=1, id="2")],
+        [_part("a", '{"x"', index=0, id="1"), _part("a", ": 1}", index=0, id="1"), _part("b", '{"y": 2}', index=1)],
+    ],
+)
+async def test_however_a_server_tells_its_fragments_apart(parts: list[dict[str, Any]]) -> None:
+    data = events(*parts, {"delta": {}, "finish_reason": "tool_calls"})
+    chunks = await collect(engine_of(lambda _: httpx.Response(200, content=data)))
+    assert [chunk.tool_call for chunk in chunks if chunk.tool_call] == [
+        ToolCall("a", {"x": 1}),
+        ToolCall("b", {"y": 2}),
+    ]
+
+
+@pytest.mark.parametrize("arguments", ['{"day": "mon', "[1]", "monday"])
+async def test_arguments_that_are_no_json_object_are_handed_on_for_their_tool_to_refuse(arguments: str) -> None:
+    data = events(_part("book", arguments, index=0), {"delta": {}, "finish_reason": "tool_calls"})
+    chunks = await collect(engine_of(lambda _: httpx.Response(200, content=data)))
+    assert [chunk.tool_call for chunk in chunks if chunk.tool_call] == [ToolCall("book", {"unreadable": arguments})]
+    assert chunks[-1].finish_reason == "tool"
+
+
 @pytest.mark.parametrize(("said", "reason"), [("stop", "stop"), ("length", "length"), ("content_filter", "stop")])
 async def test_finish_reasons(said: str, reason: str) -> None:
     answer = events({"delta": {"content": "x"}, "finish_reason": said})

@@ -8,6 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ HTTP = {
         "parameters": {"day": {}},
         "say": "Booked for {day}.",
     },
+    "who": {"kind": "http", "url": "http://desk/who", "read_only": True, "parameters": {"day": {}}},
     "nowhere": {"kind": "http", "parameters": {"day": {}}},
     "slow": {"kind": "sql", "query": "SELECT pg_sleep(20)::text AS slept", "timeout_ms": 100},
 }
@@ -174,7 +176,7 @@ def test_a_model_is_told_of_the_tools_that_can_be_used() -> None:
     llm = {"engine": "openai", "options": {"base_url": "http://x", "model": "m"}}
     options = llm_options(SETTINGS.model_copy(update={"llm": Settings.model_validate({"llm": llm}).llm}))
     names = [tool["function"]["name"] for tool in options["tools"]]
-    assert names == ["end_call", "transfer", "send_dtmf", "look_up_order", "take_message", "book", "slow"]
+    assert names == ["end_call", "transfer", "send_dtmf", "look_up_order", "take_message", "book", "who", "slow"]
     without = llm_options(Settings.model_validate({"llm": llm}))
     assert "transfer" not in [tool["function"]["name"] for tool in without["tools"]]
 
@@ -190,15 +192,44 @@ def test_specs_cross_processes() -> None:
 async def test_private_data_is_masked_in_ledger_and_message(dsn: str, database: Database, desk: Desk) -> None:
     card = "4111 1111 1111 1111"
     tools = Tools(load_tools(SETTINGS), dsn, policy=policies.of(SETTINGS), transport=httpx.MockTransport(desk))
-    await tools.run(request("take_message", text=f"charge {card} and call 555-867-5309", phone="555-867-5309"))
+    left = f"charge {card} and call 555-867-5309"
+    arguments = {"text": left, "phone": "555-867-5309", "name": f"Ann {card}"}
+    await tools.run(replace(request("take_message"), arguments=arguments))
     await tools.run(request("book", 1, day=f"on Monday with {card}"))
     await tools.close()
     runs = await ToolRunRepository(database).of_call("CA1")
     assert [run["arguments_pii"] for run in runs] == [
-        {"text": "charge [card] and call [phone]", "phone": "[phone]"},
+        {"name": "Ann [card]", "text": "charge [card] and call [phone]", "phone": "[phone]"},
         {"day": "on Monday with [card]"},
     ]
     # Somebody has to call back; the other side of a tool gets what it was asked for.
     (message,) = await ToolRunRepository(database).messages("CA1")
     assert (message["text_pii"], message["phone_pii"]) == ("charge [card] and call 555-867-5309", "555-867-5309")
+    assert message["name_pii"] == "Ann [card]"
     assert json.loads(desk.seen[0].content)["arguments"] == {"day": f"on Monday with {card}"}
+
+
+@pytest.mark.parametrize(("name", "asked", "again"), [("who", 2, "555-867-5309"), ("book", 1, "[phone]")])
+async def test_a_result_is_kept_masked_and_read_anew_where_that_changes_nothing(
+    dsn: str, database: Database, desk: Desk, name: str, asked: int, again: str
+) -> None:
+    """Exactly once comes before a whole answer: what may change something is not done twice for it."""
+    desk.body = b'{"phone": "555-867-5309", "say": "Call 555-867-5309 on Monday.", "seats": 2}'
+    tools = Tools(load_tools(SETTINGS), dsn, policy=policies.of(SETTINGS), transport=httpx.MockTransport(desk))
+    first = await tools.run(request(name, day="Monday"))
+    second = await tools.run(request(name, day="Monday"))
+    await tools.close()
+    assert first.value == {"phone": "555-867-5309", "say": "Call 555-867-5309 on Monday.", "seats": 2}
+    assert (second.value["phone"], second.value["seats"]) == (again, 2)
+    assert (len(desk.seen), len({seen.headers["idempotency-key"] for seen in desk.seen})) == (asked, 1)
+    (kept,) = await ToolRunRepository(database).of_call("CA1")
+    assert (kept["value_pii"]["phone"], kept["say_pii"], kept["masked"]) == ("[phone]", "Call [phone] on Monday.", True)
+
+
+async def test_arguments_that_are_no_json_object_are_told_as_bad() -> None:
+    tools = Tools(load_tools(SETTINGS), "postgresql://nobody@127.0.0.1:1/none")
+    outcome = await tools.run(request("look_up_order", unreadable='{"order_number": '))
+    assert (outcome.code, outcome.value["reason"]) == (
+        "bad_arguments",
+        "look_up_order: its arguments must be one JSON object.",
+    )
