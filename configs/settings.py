@@ -100,9 +100,10 @@ class TurnSettings(Section):
     )
     keys_pause_s: float = Field(1.5, gt=0, description="Keys end an input after this pause, or at `#`.")
     filler_after_s: float = Field(
-        1.2,
+        1.4,
         gt=0,
-        description="A reply that has not begun this long after the turn's end is announced by `agent.filler`.",
+        description="Silence in the agent's turn that is broken by a recorded phrase, `agent.filler` first; counted from"
+        " the last sound of either side.",
     )
     reprompt_after_s: float = Field(8.0, gt=0, description="Silence after the agent's turn that brings a re-prompt.")
     reprompts: int = Field(2, ge=0, description="Re-prompts before the agent says goodbye.")
@@ -130,7 +131,11 @@ class AgentSettings(Section):
     apology: str = Field(
         "I am sorry, something went wrong on our side. Please say that again.", description="When a stage failed."
     )
-    filler: str = Field("One moment, please.", description="When the reply is late.")
+    filler: str = Field("One moment, please.", description="Recorded at start; breaks a silence in the agent's turn.")
+    hold: str = Field(
+        "I am still here. Just a moment more, please.",
+        description="The same when the silence comes again in that turn.",
+    )
     goodbye: str = Field("Thank you for calling. Goodbye.", description="Last words.")
     silence_goodbye: str = Field(
         "I can't hear you, so I will hang up now. Please call again. Goodbye.",

@@ -73,6 +73,8 @@ class TurnDetail(BaseModel):
     speculations: int
     times_ms: dict[str, int]
     v2v_self_ms: int | None
+    engines: dict[str, str]
+    fillers: int
 
 
 class CarrierEventDetail(BaseModel):

@@ -26,7 +26,7 @@ _CALL_COLUMNS = (
 )
 _TURN_COLUMNS = (
     "turn, kind, outcome, caller_text_pii, caller_confidence, agent_text_pii, heard_text_pii, sources, "
-    "failed_stages, speculations, times_ms, v2v_self_ms"
+    "failed_stages, speculations, times_ms, v2v_self_ms, engines, fillers"
 )
 
 
@@ -174,7 +174,7 @@ class CallRepository:
 
 _TURN_FIELDS = "call_id, " + _TURN_COLUMNS
 _UPSERT_TURN = (
-    f"INSERT INTO turns ({_TURN_FIELDS}) VALUES ({', '.join(f'${n}' for n in range(1, 14))}) "
+    f"INSERT INTO turns ({_TURN_FIELDS}) VALUES ({', '.join(f'${n}' for n in range(1, 16))}) "
     "ON CONFLICT (call_id, turn) DO UPDATE SET "
     + ", ".join(f"{name} = EXCLUDED.{name}" for name in _TURN_COLUMNS.split(", ") if name != "turn")
 )
@@ -196,6 +196,8 @@ def _turn_values(record: TurnRecord) -> tuple[object, ...]:
         record.speculations,
         times_ms,
         record.v2v_self_reported_ms,
+        dict(record.engines),
+        record.fillers,
     )
 
 

@@ -122,7 +122,8 @@ class PlayoutLedger:
         self._ends_at = 0
         self._epoch = 0
         self._cleared = -1
-        self._played = (-1, -1)
+        self._played_turn = -1
+        self._played: set[int] = set()
         self._held_turn: int | None = None
         self._queued = 0
         self.statistics = PlayoutStatistics()
@@ -183,7 +184,7 @@ class PlayoutLedger:
         Refused are turns that were cleared, clauses that were played, and audio over the size limit. After
         ``refeed`` a clause may be given again from its beginning; what is known of it is not taken twice.
         """
-        if turn <= self._cleared or (turn, clause) <= self._played:
+        if turn <= self._cleared or self._was_played(turn, clause):
             self.statistics.refused_bytes += len(audio)
             return False
         entry = self._entry(turn, clause, interruptible)
@@ -241,7 +242,7 @@ class PlayoutLedger:
         if self.playing(now_ms):
             self._rewind(now_ms, actions)
         waiting = next((clause for clause in self._clauses if not _all_heard(clause)), None)
-        self._held_turn = waiting.turn if waiting is not None else self._played[0]
+        self._held_turn = waiting.turn if waiting is not None else self._played_turn
         self.statistics.holds += 1
         if waiting is not None:
             actions.append(PlayoutHeld(waiting.turn, waiting.number, waiting.heard // SAMPLES_PER_MS, now_ms))
@@ -277,6 +278,10 @@ class PlayoutLedger:
         entry = _Clause(turn, number, interruptible)
         self._clauses.append(entry)
         return entry
+
+    def _was_played(self, turn: int, clause: int) -> bool:
+        # Not by order alone: a phrase that broke a silence was played before clauses of lower number.
+        return turn < self._played_turn or (turn == self._played_turn and clause in self._played)
 
     def _mark(self, clause: _Clause) -> str:
         return f"t{clause.turn}.c{clause.number}.e{self._epoch}"
@@ -357,7 +362,11 @@ class PlayoutLedger:
         self._clauses.remove(clause)
         self._flights = deque(f for f in self._flights if f.clause is not clause)
         self._queued -= len(clause.audio)
-        self._played = max(self._played, (clause.turn, clause.number))
+        if clause.turn > self._played_turn:
+            self._played_turn = clause.turn
+            self._played.clear()
+        if clause.turn == self._played_turn:
+            self._played.add(clause.number)
         self.statistics.clauses_played += 1
         actions.append(ClausePlayed(clause.turn, clause.number, now_ms))
 

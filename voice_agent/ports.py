@@ -87,7 +87,7 @@ class TranscribeResponse:
     ``need_from`` is set when the replica lacks the state this request builds on: nothing was consumed, and the
     caller sends the utterance again from that sample. ``confidence`` in [0, 1] is the mean word posterior.
     ``engine_ms`` is the time the engine itself took; ``complete`` is the turn model's probability that the caller is
-    done, None where there is no turn model.
+    done, None where there is no turn model. ``engine`` is the one that heard it, where several may.
     """
 
     text: str = ""
@@ -97,6 +97,7 @@ class TranscribeResponse:
     need_from: int | None = None
     engine_ms: float = 0.0
     complete: float | None = None
+    engine: str = ""
 
 
 @runtime_checkable
@@ -237,13 +238,15 @@ class ToolCall:
 class ReplyChunk:
     """A piece of a streamed reply. The last chunk has ``finish_reason`` set (stop, length, tool, gated).
 
-    ``sources`` name the documents the answer rests on; empty when it rests on none.
+    ``sources`` name the documents the answer rests on; empty when it rests on none. ``engine`` is the one that
+    answered, where several may.
     """
 
     text: str = ""
     tool_call: ToolCall | None = None
     sources: tuple[str, ...] = ()
     finish_reason: str = ""
+    engine: str = ""
 
 
 @runtime_checkable
@@ -278,12 +281,13 @@ class SpeechChunk:
     """A piece of synthesised speech: mu-law 8 kHz, 100 ms or more except the last.
 
     ``word_ends_ms`` (on the last chunk, where the engine knows) gives the end of each whitespace-separated word of
-    the clause, in ms from the start of the clause.
+    the clause, in ms from the start of the clause. ``engine`` is the one that spoke, where several may.
     """
 
     audio: bytes
     last: bool = False
     word_ends_ms: tuple[int, ...] = ()
+    engine: str = ""
 
 
 @runtime_checkable

@@ -80,6 +80,7 @@ class CallActor:
         self._tasks.start(outbox.run(), "outbox")
         self._tasks.start(self._lag.run(), "loop-lag")
         self._kit = CallKit.of(settings, edges.plane, outbox)
+        await self._kit.recordings.record(edges.plane, settings.tts.voice)
         self._orphans = Orphans(self._kit.machines, outbox, keep_s=settings.calls.reserve_s)
         self._server = LinkServer(self._serve, name=self._host_id, secret=self._context.link_secret)
         host, port = await self._server.start(edges.bind_host)
@@ -103,6 +104,7 @@ class CallActor:
             "journal_waiting": kit.outbox.waiting if kit else 0,
             "journal_dropped": kit.outbox.dropped if kit else 0,
             "loop_lag_ms": self._lag.worst_ms,
+            "not_recorded": list(kit.recordings.missing) if kit else [],
             "late_rules": kit.outbox.redactor.late_rules() if kit and kit.outbox.redactor else [],
         }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from actors.call.outbox import JournalOutbox
+from actors.call.phrases import Recordings, texts_of
 from actors.call.plane import ModelPlane
 from actors.call.redaction import Redactor
 from actors.link.messages import ToGateway
@@ -148,6 +149,7 @@ class CallKit:
         top_k: passages per question.
         voice: of the synthesiser.
         event_log: whether events and commands go to the journal.
+        recordings: the agent's own phrases as audio, for when no engine speaks.
         wall_clock: Unix time in s, for the record of the call's start only.
     """
 
@@ -158,6 +160,7 @@ class CallKit:
     top_k: int = 4
     voice: str = ""
     event_log: bool = True
+    recordings: Recordings = field(default_factory=Recordings)
     wall_clock: Callable[[], float] = field(default=time.time)
 
     @classmethod
@@ -177,4 +180,5 @@ class CallKit:
             top_k=settings.retriever.top_k,
             voice=settings.tts.voice,
             event_log=settings.telemetry.event_log,
+            recordings=Recordings(texts_of(machines.agent, machines.policy.first_clause_words)),
         )

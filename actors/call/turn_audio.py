@@ -43,11 +43,14 @@ class TurnAudio:
         self._released = False
         self._interruptible = True
 
-    def open(self, clause: int) -> None:
-        """Expect audio of a clause; its place in the turn is taken now."""
+    def open(self, clause: int, *, ahead: bool = False) -> None:
+        """Expect audio of a clause; its place in the turn is taken now: the last, or the first that has not begun."""
         record = _Clause(clause)
         self._clauses[clause] = record
-        self._order.append(record)
+        if ahead:
+            self._order.insert(int(bool(self._order) and self._order[0].needs_end), record)
+        else:
+            self._order.append(record)
 
     def add(self, clause: int, audio: bytes, *, last: bool) -> int:
         """Take audio; returns the duration of the clause so far in ms.
@@ -63,6 +66,10 @@ class TurnAudio:
         record.over = last
         self._drain()
         return record.total_bytes // BYTES_PER_MS
+
+    def given(self, clause: int) -> int:
+        """Bytes of a clause so far."""
+        return self._clauses[clause].total_bytes
 
     def fail(self, clause: int) -> None:
         """No more audio of this clause will come; what has not left is dropped."""

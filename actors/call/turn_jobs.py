@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from actors.call.jobs import answer_of, items_of
 from actors.call.kit import CallKit
@@ -31,6 +31,9 @@ from voice_agent.tools import END_CALL
 T = TypeVar("T")
 
 Emit = Callable[[Event], None]
+RECORDED: Final = "recorded"
+"""The engine of a phrase that was played from its recording."""
+
 SendPlay = Callable[[int, int, bytes, bool, bool], None]
 """Called with turn, clause, audio, last, interruptible."""
 
@@ -78,7 +81,7 @@ class TurnJobs:
     def synthesise(self, command: Synthesise) -> None:
         """Speak a clause; its audio waits for ``release``."""
         audio = self._turn(command.turn).audio
-        audio.open(command.clause)
+        audio.open(command.clause, ahead=command.recorded)
         self._start("synthesise", command.turn, command.clause, lambda emit: self._synthesise(command, audio, emit))
 
     def run_tool(self, command: RunTool) -> None:
@@ -168,6 +171,8 @@ class TurnJobs:
             emit(SpeechSynthesised(command.turn, command.clause, duration_ms, True))
             return
         kit = self._context.kit
+        if command.recorded and self._play_recording(command, audio, emit):
+            return
         request = SpeakRequest(
             call_id=self._context.call_id,
             turn=command.turn,
@@ -179,10 +184,28 @@ class TurnJobs:
 
         def take(chunk: SpeechChunk) -> bool:
             duration_ms = audio.add(command.clause, chunk.audio, last=chunk.last)
-            emit(SpeechSynthesised(command.turn, command.clause, duration_ms, chunk.last, chunk.word_ends_ms))
+            emit(
+                SpeechSynthesised(
+                    command.turn, command.clause, duration_ms, chunk.last, chunk.word_ends_ms, chunk.engine
+                )
+            )
             return chunk.last
 
-        await _consume(items_of(lambda: kit.plane.speak(request), kit.patience_s), take)
+        try:
+            await _consume(items_of(lambda: kit.plane.speak(request), kit.patience_s), take)
+        except VoiceAgentError:
+            # The end of the ladder: no engine speaks, but this may be a phrase of which there is a recording.
+            if audio.given(command.clause) or not self._play_recording(command, audio, emit):
+                raise
+
+    def _play_recording(self, command: Synthesise, audio: TurnAudio, emit: Emit) -> bool:
+        """Play the recording of a clause; False when there is none."""
+        recording = self._context.kit.recordings.of(command.text)
+        if recording is None:
+            return False
+        duration_ms = audio.add(command.clause, recording, last=True)
+        emit(SpeechSynthesised(command.turn, command.clause, duration_ms, True, engine=RECORDED))
+        return True
 
     async def _run_tool(self, command: RunTool, emit: Emit) -> None:
         context = self._context

@@ -168,6 +168,7 @@ class Utterance:
                 confidence=response.confidence,
                 flushed=flushed,
                 complete=response.complete if flushed else None,
+                engine=response.engine,
             )
         )
 

@@ -78,7 +78,8 @@ class AnyOrder(RuleBasedStateMachine):
                 assert command.turn not in self.interrupted
                 assert command.text.strip()
                 self.start(("synthesise", command.turn, command.clause))
-                self.spoken[command.turn, command.clause] = command.text
+                if not command.recorded:  # a phrase that breaks a silence is no part of what is to be said
+                    self.spoken[command.turn, command.clause] = command.text
             case c.RunTool():
                 assert command.turn in self.released, "a tool of a turn that may still be dropped"
                 self.start(("tool", command.turn, command.index))
@@ -156,6 +157,8 @@ class AnyOrder(RuleBasedStateMachine):
         stage, number, key = job
         if fail == 0:
             self.open_jobs.discard(job)
+            if stage == "synthesise":
+                self.broke_off(number, key)
             self.feed(e.JobFailed(stage, number, key, "engine_failed"))
         elif stage == "transcribe":
             self.open_jobs.discard(job)
@@ -176,6 +179,14 @@ class AnyOrder(RuleBasedStateMachine):
                 self.open_jobs.discard(job)
                 self.synthesised.append((number, key))
             self.feed(e.SpeechSynthesised(number, key, 1500, last))
+
+    def broke_off(self, turn: int, key: int) -> None:
+        """Words whose voice breaks off in their middle are said again as a clause of their own, once."""
+        reply = self.machine._s.reply
+        if reply is not None and reply.turn == turn and reply.released and key < len(reply.clauses):
+            clause = reply.clauses[key]
+            if clause.text and clause.duration_ms and not clause.again:
+                self.spoken.pop((turn, key))
 
     def remembered(self) -> dict[str, object]:
         """All the machine knows but the time and its counters."""

@@ -35,6 +35,8 @@ TURN: dict[str, Any] = {
     "speculations": 1,
     "times_ms": {"endpoint_ms": 5},
     "v2v_self_ms": None,
+    "engines": {},
+    "fillers": 0,
 }
 
 ROUTES = [

@@ -52,13 +52,15 @@ class Generate:
 class Synthesise:
     """Speak a clause. Its audio is kept by the shell until ``ReleaseTurn``, then goes straight to the gateway.
 
-    ``keys``: press these telephone keys instead; ``text`` is empty then.
+    ``keys``: press these telephone keys instead; ``text`` is empty then. ``recorded``: play the recording of this
+    phrase, in front of everything of the turn that has not begun to play.
     """
 
     turn: int
     clause: int
     text: str
     keys: str = ""
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class TranscriptReady:
     """Text of an utterance so far; ``flushed`` when it accounts for all audio up to the pause that asked for it.
 
     ``pause`` is the number given in ``Transcribe`` (0 for partials). ``complete`` is the turn model's probability that
-    the caller is done, None where there is none.
+    the caller is done, None where there is none. ``engine`` is the one that answered, where it is told.
     """
 
     utterance: int
@@ -116,6 +116,7 @@ class TranscriptReady:
     confidence: float
     flushed: bool
     complete: float | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class SpeechSynthesised:
     """Audio of a clause arrived in the actor.
 
     ``duration_ms`` counts all audio of the clause so far; ``word_ends_ms`` comes with the last piece where the engine
-    knows it.
+    knows it. ``engine`` is the one that spoke; "recorded" for a recording.
     """
 
     turn: int
@@ -147,6 +148,7 @@ class SpeechSynthesised:
     duration_ms: int
     last: bool
     word_ends_ms: tuple[int, ...] = ()
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

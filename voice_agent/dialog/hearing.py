@@ -13,13 +13,13 @@ from voice_agent.dialog.events import (
     SpeechStarted,
     TranscriptReady,
 )
+from voice_agent.dialog.filling import Filling
 from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge
-from voice_agent.dialog.planning import Planning
 from voice_agent.dialog.records import StageTimes
 from voice_agent.dialog.state import State, Timer, Utterance
 
 
-class Hearing(Planning):
+class Hearing(Filling):
     """Listening, speculation and endpointing."""
 
     def _on_speech_started(self, event: SpeechStarted) -> None:
@@ -27,7 +27,7 @@ class Hearing(Planning):
         self._hear(event)
         reply = self._s.reply
         # A tool that has begun cannot be undone, so its reply stands; what the caller says now is for afterwards.
-        if reply is not None and reply.kind == "reply" and not reply.tools_run:
+        if reply is not None and reply.kind in ("reply", "filler") and not reply.tools_run:
             self._abandon_reply()
         if self._s.reply is None:
             self._go(State.HEARING)
@@ -102,7 +102,8 @@ class Hearing(Planning):
         if utterance is None or utterance.number != event.utterance:
             return False
         utterance.speaking = False
-        self._s.times.speech_end_ms = event.speech_end_ms
+        self._s.times.speech_end_ms = self._s.quiet_ms = event.speech_end_ms
+        self._s.fillers = 0
         self._s.times.pause_ms = self._s.now_ms
         self._ask_words()
         return True
@@ -139,6 +140,7 @@ class Hearing(Planning):
             return False
         utterance.text, utterance.confidence = event.text.strip(), event.confidence
         utterance.complete = event.complete
+        self._s.heard_by = event.engine
         self._s.times.transcript_ms = self._s.now_ms
         return True
 
@@ -148,20 +150,27 @@ class Hearing(Planning):
             return
         self._s.times.endpoint_ms = self._s.now_ms
         self._go(State.THINKING)
+        self._expect_sound()
         if self._s.utterance is not None and self._s.utterance.text is not None:
             self._commit()
 
     def _on_words_late(self, event: TranscriptReady) -> None:
         """Words after the endpoint: go straight on, unless they say that the caller is not done."""
-        if not self._take_words(event):
+        if not self._take_words(event) or self._s.reply is not None:
             return
         self._set_endpoint()
         if self._s.timers[Timer.ENDPOINT] > self._s.now_ms:
+            self._s.timers.pop(Timer.FILLER, None)
             self._go(State.PAUSED)
             self._speculate()
         else:
             del self._s.timers[Timer.ENDPOINT]
             self._commit()
+
+    def _on_words_meanwhile(self, event: TranscriptReady) -> None:
+        """Words that came while a phrase broke the silence: they are answered when it is over."""
+        if self._s.reply is not None and self._s.reply.kind == "filler":
+            self._take_words(event)
 
     def _commit(self) -> None:
         """The caller's turn is over and its words are known: answer it."""
@@ -203,7 +212,8 @@ class Hearing(Planning):
     def _listen(self) -> None:
         self._go(State.LISTENING)
         self._s.prefix.clear()
-        self._s.speculations = 0
+        self._s.timers.pop(Timer.FILLER, None)
+        self._s.speculations = self._s.fillers = 0
         self._at(Timer.SILENCE, self._s.now_ms + self.policy.reprompt_after_ms)
 
     def _on_silence(self) -> None:

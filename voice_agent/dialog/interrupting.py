@@ -97,3 +97,5 @@ class Interrupting(Hearing):
         reply = self._s.reply
         started = reply is not None and reply.times.playout_started_ms is not None
         self._go(State.SPEAKING if started else State.THINKING)
+        self._s.quiet_ms = self._s.now_ms
+        self._expect_sound()

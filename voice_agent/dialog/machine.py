@@ -139,7 +139,9 @@ class DialogMachine(TakingOver):
             self._abandon_reply()  # only speculation: the turn's end starts it again
         elif event.stage == "transcribe":
             self._on_words_failed(event)
-        elif event.stage == "synthesise" or reply is None or not reply.clauses:
+        elif event.stage == "synthesise":
+            self._on_voice_failed(event)
+        elif reply is None or reply.wordless:
             self._fail(event.stage)
         else:
             # The model broke off: what it has said so far still stands.
@@ -183,6 +185,7 @@ TRANSITIONS: dict[tuple[State, type[Event]], Handler] = {
     (State.PAUSED, TranscriptReady): _M._on_words_paused,
     (State.THINKING, TranscriptReady): _M._on_words_late,
     (State.HELD, TranscriptReady): _M._on_held_words,
+    (State.SPEAKING, TranscriptReady): _M._on_words_meanwhile,
     # the reply
     **{(s, PassagesReady): _M._on_passages for s in _REPLYING},
     **{(s, ReplyReceived): _M._on_reply_chunk for s in _REPLYING},
@@ -201,7 +204,7 @@ IGNORED: frozenset[tuple[State, type[Event]]] = frozenset(
     | {(State.ENDING, DtmfReceived)}
     | {(State.ENDING, HangUpRequested)}
     | {(s, SpeechPaused) for s in (State.LISTENING, State.PAUSED)}
-    | {(s, TranscriptReady) for s in (State.LISTENING, State.SPEAKING, State.ENDING)}
+    | {(s, TranscriptReady) for s in (State.LISTENING, State.ENDING)}
     | {
         (s, e)
         for s in (State.LISTENING, State.HEARING)

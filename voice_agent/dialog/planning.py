@@ -56,7 +56,7 @@ class Planning(Replying):
         """Whatever can be done now for a reply: its next clause, its tools, its end."""
         self._synthesise_next()
         self._run_tools(reply)
-        if reply.from_model and reply.text_done and not reply.clauses and not reply.end_reason:
+        if reply.from_model and reply.text_done and reply.wordless and not reply.end_reason:
             self._fail("generate")
         else:
             self._finish_if_played()
@@ -90,6 +90,8 @@ class Planning(Replying):
         if reply is None:
             return
         reply.take(event.chunk, self._s.now_ms)
+        if event.chunk.engine:
+            reply.engines["llm"] = event.chunk.engine
         if event.chunk.tool_call is not None:
             self._model_tool(reply, event)
         if event.chunk.finish_reason and not reply.waiting:
@@ -168,14 +170,6 @@ class Planning(Replying):
         self._go(State.ENDING if plan.end_reason and not plan.interruptible else State.THINKING)
         self._follow(self._s.reply, plan)
         self._release()
-
-    def _on_filler(self) -> None:
-        """The words are late: say so, rather than nothing."""
-        reply = self._s.reply
-        if reply is not None and self._s.state is State.THINKING and not reply.clauses and reply.kind == "reply":
-            reply.clauses.append(Clause(self.agent.filler))
-            self._s.count("fillers")
-            self._synthesise_next()
 
     def _fail(self, stage: str) -> None:
         """Tell the caller once; if even that cannot be spoken, end the call rather than leave a dead line."""

@@ -23,7 +23,7 @@ class TurnPolicy:
     max_speculations: int = 3
     speculate_below_load: float = 0.8
     keys_pause_ms: int = 1500
-    filler_after_ms: int = 1200
+    filler_after_ms: int = 1400
     max_tools: int = 4
     first_clause_words: int = 0
 
@@ -39,4 +39,5 @@ class AgentPhrases:
     apology: str = "I am sorry, something went wrong on our side. Please say that again."
     goodbye: str = "Thank you for calling. Goodbye."
     filler: str = "One moment, please."
+    hold: str = "I am still here. Just a moment more, please."
     silence_goodbye: str = "I can't hear you, so I will hang up now. Goodbye."

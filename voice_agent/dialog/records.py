@@ -32,8 +32,9 @@ class StageTimes:
 class TurnRecord:
     """One exchange: what the caller said, what the agent said, what of it was heard, and the times.
 
-    ``kind`` is greeting, reply, reprompt, apology or goodbye. ``outcome`` is completed, interrupted or cut (the leg
-    went away). ``speculations`` counts replies prepared for this turn, the kept one included.
+    ``kind`` is greeting, reply, reprompt, apology, filler or goodbye. ``outcome`` is completed, interrupted or cut (the
+    leg went away). ``speculations`` counts replies prepared for this turn, the kept one included. ``engines`` says
+    which engine really answered, by stage (stt, llm, tts); ``fillers`` counts recorded phrases that broke a silence.
     """
 
     call_id: str
@@ -49,6 +50,8 @@ class TurnRecord:
     speculations: int = 0
     tool_calls: tuple[str, ...] = ()
     failed_stages: tuple[str, ...] = ()
+    engines: dict[str, str] = field(default_factory=dict)
+    fillers: int = 0
 
     @property
     def v2v_self_reported_ms(self) -> int | None:

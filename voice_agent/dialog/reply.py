@@ -15,7 +15,9 @@ from voice_agent.ports import Message, Passage, ReplyChunk, ToolCall
 class Clause:
     """A piece of the reply that is synthesised and played as one. Times in ms.
 
-    ``keys`` are telephone keys to be pressed; such a clause has no text.
+    ``keys`` are telephone keys to be pressed, ``recorded`` is a phrase of which there is a recording, played to break a
+    silence; such clauses have no text, for they are no part of what the agent has to say. ``again``: the voice broke
+    off in the middle of these words, and they are said once more.
     """
 
     text: str
@@ -27,6 +29,8 @@ class Clause:
     heard_ms: int = 0
     played: bool = False
     keys: str = ""
+    recorded: str = ""
+    again: bool = False
 
     def heard_text(self) -> str:
         """The words of this clause that were heard."""
@@ -40,8 +44,8 @@ class Reply:
     """The agent's side of one turn.
 
     ``before`` is the dialog's memory before this was released, for a reply that is dropped after all.
-    ``kind`` is greeting, reply, reprompt, apology or goodbye. ``released`` says its audio may go out. Clauses are
-    synthesised one at a time, in order; of a reply not yet released only the first.
+    ``kind`` is greeting, reply, reprompt, apology, filler or goodbye. ``released`` says its audio may go out. Clauses
+    are synthesised one at a time, in order; of a reply not yet released only the first.
     ``raw`` and ``model_calls`` are the text and the number of tool calls that the model has given since it was asked;
     ``again`` is what of it is still to come a second time, after the model had to be asked again.
     """
@@ -74,6 +78,7 @@ class Reply:
     again: str = ""
     model_calls: int = 0
     speculative: bool = False
+    engines: dict[str, str] = field(default_factory=dict)
     splitter: ClauseSplitter = field(default_factory=ClauseSplitter)
 
     def take(self, chunk: ReplyChunk, now_ms: int) -> None:
@@ -124,11 +129,37 @@ class Reply:
     def next_to_synthesise(self) -> int | None:
         """Index of the clause to be synthesised now, or None (one at a time; before release only the first)."""
         for index, clause in enumerate(self.clauses):
+            if clause.recorded:
+                continue
             if clause.asked and not clause.synthesised:
                 return None
             if not clause.asked:
-                return index if index == 0 or self.released else None
+                return index if self.released or not any(c.asked for c in self.clauses) else None
         return None
+
+    @property
+    def wordless(self) -> bool:
+        """There is nothing to say yet; a recorded phrase is nothing."""
+        return not any(clause.text or clause.keys for clause in self.clauses)
+
+    @property
+    def fillers(self) -> int:
+        """Recorded phrases so far."""
+        return sum(bool(clause.recorded) for clause in self.clauses)
+
+    def waiting_for_sound(self) -> bool:
+        """More is to be said, and its audio is not there: text or speech is still being made."""
+        return not self.text_done or any(not clause.synthesised for clause in self.clauses)
+
+    def say_again(self, index: int) -> bool:
+        """The voice broke off inside clause ``index``: say its words once more. False when that has been tried."""
+        broken = self.clauses[index]
+        if broken.again or not broken.duration_ms or not broken.text:
+            return False
+        behind = max(at for at, clause in enumerate(self.clauses) if clause.asked) + 1
+        self.clauses.insert(behind, Clause(broken.text, again=True))
+        broken.text, broken.synthesised, broken.played = "", True, True
+        return True
 
     def played_out(self) -> bool:
         """Everything there is to say has been said."""

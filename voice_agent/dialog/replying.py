@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from voice_agent.dialog.call import Call
 from voice_agent.dialog.commands import (
     CancelTurn,
@@ -19,9 +21,16 @@ from voice_agent.dialog.records import TurnRecord
 from voice_agent.dialog.reply import Reply
 from voice_agent.dialog.state import State, Timer
 
+FILLER_GRACE_MS: Final = 300
+"""A silence that is long already when the turn becomes the agent's may go on for this."""
+
 
 class Replying(Call):
     """Playing replies."""
+
+    def _expect_sound(self) -> None:
+        """It is the agent's turn: unless the caller hears something by then, ``_on_filler`` sees to it."""
+        self._at(Timer.FILLER, max(self._s.quiet_ms + self.policy.filler_after_ms, self._s.now_ms + FILLER_GRACE_MS))
 
     def _release(self) -> None:
         """Let the reply out, and take over what it means for the dialog's memory."""
@@ -34,7 +43,9 @@ class Replying(Call):
         if reply.speculative:
             self._s.count("speculations_kept")
         self._commands.append(ReleaseTurn(reply.turn, reply.interruptible))
-        self._at(Timer.FILLER, self._s.now_ms + self.policy.filler_after_ms)
+        if Timer.FILLER not in self._s.timers:
+            self._s.quiet_ms = self._s.now_ms  # the turn began with this, not with a pause of the caller
+            self._expect_sound()
         self._synthesise_next()
 
     def _synthesise_next(self) -> None:
@@ -53,16 +64,24 @@ class Replying(Call):
             if checked.stop:
                 reply.stop(index)
             if clause.text:
-                self._start(("synthesise", reply.turn, index), Synthesise(reply.turn, index, clause.text))
+                # An apology is for when engines fail: it must not need one.
+                recorded = reply.kind == "apology"
+                self._start(
+                    ("synthesise", reply.turn, index), Synthesise(reply.turn, index, clause.text, recorded=recorded)
+                )
                 return
             clause.synthesised = clause.played = True
 
     def _on_audio(self, event: SpeechSynthesised) -> None:
         reply = self._s.reply
-        if reply is None:
+        if reply is None or event.clause >= len(reply.clauses):
             return
         clause = reply.clauses[event.clause]
         clause.duration_ms = event.duration_ms
+        if event.engine and not clause.recorded:
+            reply.engines["tts"] = event.engine
+        if clause.started_at_ms is not None:
+            self._s.quiet_ms = max(self._s.quiet_ms, clause.started_at_ms + clause.duration_ms)
         if reply.times.first_audio_ms is None and event.duration_ms:
             reply.times.first_audio_ms = self._s.now_ms
         if event.last:
@@ -75,12 +94,15 @@ class Replying(Call):
         reply = self._playing(event.turn, event.clause)
         if reply is None:
             return
-        reply.clauses[event.clause].started_at_ms = event.at_ms
+        clause = reply.clauses[event.clause]
+        clause.started_at_ms = event.at_ms
+        self._s.quiet_ms = max(self._s.quiet_ms, event.at_ms + clause.duration_ms)
+        self._expect_sound()
         if reply.times.playout_started_ms is None:
             reply.times.playout_started_ms = event.at_ms
             self._s.history.add("user", reply.model_text or reply.caller_text)
-            self._s.timers.pop(Timer.FILLER, None)
-            self._s.prefix.clear()
+            if reply.kind != "filler":
+                self._s.prefix.clear()
         if self._s.state is State.THINKING:
             self._go(State.SPEAKING)
 
@@ -88,7 +110,8 @@ class Replying(Call):
         reply = self._playing(event.turn, event.clause)
         if reply is not None:
             reply.clauses[event.clause].played = True
-            reply.times.playout_ended_ms = event.at_ms
+            reply.times.playout_ended_ms = self._s.quiet_ms = event.at_ms
+            self._expect_sound()
             self._finish_if_played()
 
     def _playing(self, turn: int, clause: int) -> Reply | None:
@@ -163,6 +186,9 @@ class Replying(Call):
                     speculations=self._s.speculations,
                     tool_calls=tuple(call.name for call in reply.tool_calls),
                     failed_stages=tuple(reply.failed_stages),
+                    engines=({"stt": self._s.heard_by} if self._s.heard_by and reply.caller_text else {})
+                    | reply.engines,
+                    fillers=reply.fillers,
                 )
             )
         )

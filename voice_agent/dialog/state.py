@@ -60,7 +60,11 @@ class Utterance:
 
 @dataclass(slots=True)
 class CallState:
-    """Everything that has to survive a hand-over."""
+    """Everything that has to survive a hand-over.
+
+    ``quiet_ms`` is when the last sound on the line ended or will end, the caller's or ours, as far as is known.
+    ``heard_by`` is the engine that gave the words of this turn.
+    """
 
     state: State = State.NEW
     turn: int = 0
@@ -81,6 +85,9 @@ class CallState:
     jobs: set[Job] = field(default_factory=set)
     timers: dict[Timer, int] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
+    quiet_ms: int = 0
+    fillers: int = 0
+    heard_by: str = ""
     caller_pii: str = ""
     called: str = ""
     turns: int = 0

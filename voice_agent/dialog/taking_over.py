@@ -29,7 +29,15 @@ class TakingOver(Interrupting):
         self._reopen_text(reply)
         for index, clause in enumerate(reply.clauses):
             if ("synthesise", reply.turn, index) in self._s.jobs:
-                self._commands.append(Synthesise(reply.turn, index, clause.text, clause.keys))
+                self._commands.append(
+                    Synthesise(
+                        reply.turn,
+                        index,
+                        clause.recorded or clause.text,
+                        clause.keys,
+                        bool(clause.recorded) or reply.kind == "apology",
+                    )
+                )
         if reply.running is not None:
             index = reply.tools_run - 1
             self._commands.append(RunTool(reply.turn, index, reply.running.name, reply.running.arguments))
