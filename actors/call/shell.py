@@ -33,6 +33,7 @@ from voice_agent.dialog.commands import (
 )
 from voice_agent.dialog.events import CallStarted, CarrierStopped, Event, LoadChanged, SpeechPaused
 from voice_agent.dialog.records import CallRecord
+from voice_agent.errors import ProtocolError
 
 logger = logging.getLogger(__name__)
 
@@ -359,4 +360,19 @@ class CallShell:
     def _make_machine(self) -> Machine:
         if not self._attach.snapshot:
             return self._kit.machines.new(self.call_id)
-        return self._kit.machines.restore(msgpack.unpackb(self._attach.snapshot))
+        return self._kit.machines.restore(_unpacked(self._attach.snapshot))
+
+
+def _unpacked(snapshot: bytes) -> dict[str, Any]:
+    """A packed snapshot.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        values = msgpack.unpackb(snapshot)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolError(f"a call snapshot that cannot be unpacked: {error!r}") from error
+    if not isinstance(values, dict):
+        raise ProtocolError("a call snapshot that is no mapping")
+    return values

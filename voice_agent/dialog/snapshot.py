@@ -1,7 +1,8 @@
 """The call's memory as JSON-able values, and back. The version says which code wrote it; older ones are upgraded here.
 
 The codec follows the type hints of the state's dataclasses, so a new field with a default needs no code: an old
-snapshot simply lacks it.
+snapshot simply lacks it, and older code passes over what it does not know. ``VERSION`` is raised when older code would
+misread a snapshot; it then refuses it, and the call stays on a host that can read it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def load(data: Mapping[str, Any]) -> tuple[CallState, str]:
     version = data.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise ProtocolError(f"This code reads call snapshots up to version {VERSION}; this one is of {version!r}.")
-    return _decode(CallState, data["state"]), str(data["call_id"])
+    try:
+        return _decode(CallState, data["state"]), str(data["call_id"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # A state or a timer this code has no name for, a field of another shape.
+        raise ProtocolError(f"This call snapshot holds what this code cannot read: {error!r}.") from error
 
 
 Encoder = Callable[[Any], Any]
