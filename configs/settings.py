@@ -71,6 +71,11 @@ class MediaSettings(Section):
     )
     vad_onset_windows_playing: int = Field(2, ge=1, description="The same while the agent speaks.")
     pause_ms: int = Field(100, ge=32, description="Silence after speech that is reported as a pause.")
+    actor_silence_ms: int = Field(
+        1000,
+        ge=500,
+        description="A call actor not heard of for this long is taken for frozen, and its calls are moved.",
+    )
 
 
 class TurnSettings(Section):

@@ -14,7 +14,7 @@ from actors.call.outbox import JournalOutbox, JournalPort
 from actors.call.plane import ModelPlane
 from actors.call.shell import HANDED_OVER, ORPHANED, CallShell
 from actors.link.codec import Message
-from actors.link.connection import LinkConnection, LinkServer
+from actors.link.connection import LinkConnection, LinkLimits, LinkServer
 from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach
 from actors.tasks import LoopLag, TaskKeeper
 from configs.runtime import StackContext
@@ -26,6 +26,8 @@ from voice_agent.metrics import STREAM_LOST
 logger = logging.getLogger(__name__)
 
 FLUSH_S: Final = 2.0
+GATEWAY_SILENCE_S: Final = 5.0
+"""A gateway is given more time than an actor: nobody is better off when its calls are left early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,12 @@ class CallActor:
         self._kit = CallKit.of(settings, edges.plane, outbox)
         await self._kit.recordings.record(edges.plane, settings.tts.voice)
         self._orphans = Orphans(self._kit.machines, outbox, keep_s=settings.calls.reserve_s)
-        self._server = LinkServer(self._serve, name=self._host_id, secret=self._context.link_secret)
+        self._server = LinkServer(
+            self._serve,
+            name=self._host_id,
+            secret=self._context.link_secret,
+            limits=LinkLimits().patient(GATEWAY_SILENCE_S),
+        )
         host, port = await self._server.start(edges.bind_host)
         return HostAddress(self._host_id, host, port)
 

@@ -23,6 +23,7 @@ from actors.gateway.media_socket import MediaServer, SocketLimits
 from actors.gateway.takeover import TakeOver
 from actors.gateway.twilio_leg import MEDIA_PATH, TwilioLeg
 from actors.gateway.vad_batch import VadBatch
+from actors.link.connection import LinkLimits
 from actors.tasks import LoopLag, TaskKeeper
 from configs.runtime import StackContext
 from engines import registry
@@ -122,14 +123,15 @@ class MediaGateway:
         settings = self._context.settings
         vad = VadBatch(registry.load("vad", settings.media.vad_engine, {}))
         vad.warm()
-        links = HostLinks(self._gateway_id, self._context.link_secret, self._tasks)
+        limits = LinkLimits().patient(settings.media.actor_silence_ms / 1000)
+        links = HostLinks(self._gateway_id, self._context.link_secret, self._tasks, limits)
         self._services = CallServices(settings.media, self._dispatcher, links, vad, self._over, self._moves.append)
-        limits = SocketLimits(
+        sockets = SocketLimits(
             message_bytes=settings.twilio.max_message_bytes,
             sockets=2 * settings.calls.max_calls + 64,
             handshake_s=settings.twilio.start_timeout_s,
         )
-        self._server = MediaServer(lambda: TwilioLeg(self, settings.twilio), limits)
+        self._server = MediaServer(lambda: TwilioLeg(self, settings.twilio), sockets)
         port = await self._server.start(settings.server.host, settings.server.media_port)
         self._media_url = _with_port(self._context.media_url, port)
         self._tasks.start(self._lag.run(), "loop-lag")

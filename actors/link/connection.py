@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from actors.link.codec import Message, decode, encode
@@ -39,17 +40,22 @@ class LinkLimits:
         frame_bytes: largest body accepted or sent.
         write_bytes: unsent bytes at which the connection is given up.
         read_messages: received messages waiting for their owner at which the socket is no longer read.
-        heartbeat_s: how often an empty frame is sent.
-        silence_s: a peer not heard of for this long is dead (a frozen process or a lost machine).
+        heartbeat_s: how often this end looks at the link; where nothing else was sent since, an empty frame is.
+        silent_beats: a peer not heard of for so many looks is dead (a frozen process or a lost machine). Looks, not
+            seconds: an end that was held up itself has looked once in that time, and blames nobody.
         hello_s: time for the handshake.
     """
 
     frame_bytes: int = 4 * 1024 * 1024
     write_bytes: int = 16 * 1024 * 1024
     read_messages: int = 4096
-    heartbeat_s: float = 1.0
-    silence_s: float = 5.0
+    heartbeat_s: float = 0.25
+    silent_beats: int = 4
     hello_s: float = 5.0
+
+    def patient(self, silence_s: float) -> LinkLimits:
+        """The same with ``silent_beats`` for so long a silence."""
+        return replace(self, silent_beats=max(2, math.ceil(silence_s / self.heartbeat_s)))
 
 
 @dataclass(slots=True)
@@ -86,7 +92,8 @@ class LinkConnection(asyncio.Protocol):
         self._paused = False
         self._loop = asyncio.get_running_loop()
         self._lost = self._loop.create_future()
-        self._heard_at = self._loop.time()
+        self._heard = self._said = True
+        self._silent = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -107,6 +114,7 @@ class LinkConnection(asyncio.Protocol):
         if len(body) > self._limits.frame_bytes:
             raise ProtocolError(f"{type(message).__name__} of {len(body)} bytes is over the link's frame limit")
         self._transport.write(len(body).to_bytes(_PREFIX_BYTES, "big") + body)
+        self._said = True
         self.statistics.sent += 1
         self.statistics.sent_bytes += len(body)
         if self._transport.get_write_buffer_size() > self._limits.write_bytes:
@@ -164,7 +172,7 @@ class LinkConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop: cut frames, decode, wake the owner."""
-        self._heard_at = self._loop.time()
+        self._heard = True
         if self.closed:
             return
         self._buffer += data
@@ -209,10 +217,13 @@ class LinkConnection(asyncio.Protocol):
         if self.closed or self._transport is None:
             return
         # A peer whose messages wait here unread is not silent: reading is only paused on this side.
-        if not self._paused and self._loop.time() - self._heard_at > self._limits.silence_s:
+        self._silent = 0 if self._heard or self._paused else self._silent + 1
+        if self._silent >= self._limits.silent_beats:
             self.abort("silent")
             return
-        self._transport.write(_HEARTBEAT)
+        if not self._said:
+            self._transport.write(_HEARTBEAT)
+        self._heard = self._said = False
         self._timer = self._loop.call_later(self._limits.heartbeat_s, self._beat)
 
     def _wake(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 import types
 import typing
 from typing import Any, get_args, get_origin
@@ -241,7 +242,7 @@ async def test_a_slow_reader_blocks_the_socket_and_loses_nothing() -> None:
 
 
 async def test_heartbeats_keep_an_idle_link_and_silence_ends_it() -> None:
-    limits = LinkLimits(heartbeat_s=0.02, silence_s=0.2)
+    limits = LinkLimits(heartbeat_s=0.02, silent_beats=10)
     peer = Peer(limits)
     host, port = await peer.server.start()
     link = await connect_link(host, port, name="gateway", secret=SECRET, limits=limits)
@@ -263,6 +264,18 @@ async def test_heartbeats_keep_an_idle_link_and_silence_ends_it() -> None:
             pass
     assert link.close_reason == "silent"
     server.close()
+
+
+async def test_an_end_that_was_held_up_itself_blames_nobody() -> None:
+    limits = LinkLimits(heartbeat_s=0.05, silent_beats=4)
+    peer = Peer(LinkLimits(heartbeat_s=0.05, silent_beats=100))
+    host, port = await peer.server.start()
+    link = await connect_link(host, port, name="gateway", secret=SECRET, limits=limits)
+    # Both ends live in this loop: while it sleeps, nothing is sent and nothing is read.
+    time.sleep(1.0)  # noqa: ASYNC251 - the loop is to stand still
+    await asyncio.sleep(0.5)
+    assert not link.closed
+    await peer.server.stop()
 
 
 async def test_stopping_the_server_leaves_no_task() -> None:
