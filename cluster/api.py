@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
+from cluster import statefile
 from cluster.statefile import StackState
+from configs.settings import Settings
 from voice_agent.errors import VoiceAgentError
 
 
@@ -54,6 +58,17 @@ class Api:
         if answer.is_error:
             raise ApiError(f"{method} {path}: {answer.status_code}: {_reason(answer)}")
         return answer.json() if answer.content else None
+
+
+@contextlib.contextmanager
+def of_running(settings: Settings, *, timeout_s: float = 10.0) -> Iterator[Api | None]:
+    """The API of the stack that runs on the data folder of these settings; None when none does."""
+    state = statefile.find(settings.data_dir.absolute())
+    if state is None:
+        yield None
+        return
+    with Api(state, timeout_s=timeout_s) as api:
+        yield api
 
 
 def _reason(answer: httpx.Response) -> str:

@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 kb = typer.Typer(no_args_is_help=True, help="The knowledge base: ingest, ask, list, remove, evaluate.")
 config = typer.Typer(no_args_is_help=True, help="The configuration and where each value came from.")
-calls = typer.Typer(no_args_is_help=True, help="Calls that were taken.")
+calls = typer.Typer(no_args_is_help=True, help="Calls that were taken: list, show, purge.")
 app.add_typer(kb, name="kb")
 app.add_typer(config, name="config")
 tools = typer.Typer(no_args_is_help=True, help="Tools the agent may use.")
@@ -54,7 +54,7 @@ app.add_typer(policy, name="policy")
 
 def _register() -> None:
     from cluster.commands.call import call as place_call
-    from cluster.commands.calls import list_calls
+    from cluster.commands.calls import list_calls, purge
     from cluster.commands.calls import show as show_call
     from cluster.commands.config import show as show_config
     from cluster.commands.demo import demo
@@ -82,6 +82,7 @@ def _register() -> None:
     config.command("show")(show_config)
     calls.command("list")(list_calls)
     calls.command("show")(show_call)
+    calls.command("purge")(purge)
     tools.command("list")(list_tools)
     flow.command("check")(check_flow)
     flow.command("show")(show_flow)

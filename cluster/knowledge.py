@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster import statefile
-from cluster.api import Api
+from cluster.api import of_running
 from cluster.records import running_postgres
 from cluster.stores import migrate
 from configs.settings import Settings
@@ -32,7 +31,7 @@ def ingest(settings: Settings, paths: Sequence[Path], progress: Progress) -> dic
         StorageError: the store or Postgres failed.
         ApiError: the running stack refused.
     """
-    with _api(settings, timeout_s=_INGEST_TIMEOUT_S) as api:
+    with of_running(settings, timeout_s=_INGEST_TIMEOUT_S) as api:
         if api is not None:
             report: dict[str, Any] = api.post("/api/kb/ingest", {"paths": [str(path) for path in paths]})
             return report
@@ -42,7 +41,7 @@ def ingest(settings: Settings, paths: Sequence[Path], progress: Progress) -> dic
 
 def documents(settings: Settings) -> list[dict[str, Any]]:
     """What the knowledge base holds. Raises as ``ingest``."""
-    with _api(settings) as api:
+    with of_running(settings) as api:
         if api is not None:
             found: list[dict[str, Any]] = api.get("/api/kb/documents")["documents"]
             return found
@@ -52,7 +51,7 @@ def documents(settings: Settings) -> list[dict[str, Any]]:
 
 def remove(settings: Settings, source: str) -> dict[str, Any]:
     """Take a document out. Raises as ``ingest``, and DocumentError when there is none of this name."""
-    with _api(settings) as api:
+    with of_running(settings) as api:
         if api is not None:
             report: dict[str, Any] = api.delete("/api/kb/documents", source=source)
             return report
@@ -62,7 +61,7 @@ def remove(settings: Settings, source: str) -> dict[str, Any]:
 
 def ask(settings: Settings, question: str) -> dict[str, Any]:
     """``answer`` as a caller would get it, and ``passages``. Raises as ``ingest``."""
-    with _api(settings, timeout_s=60.0) as api:
+    with of_running(settings, timeout_s=60.0) as api:
         if api is not None:
             told: dict[str, Any] = api.post("/api/kb/ask", {"question": question})
             return told
@@ -110,16 +109,6 @@ async def _answer(settings: Settings, question: str, passages: tuple[Passage, ..
         call_id=_CALL, turn=1, messages=(Message("user", question),), passages=passages, confidence=1.0
     )
     return "".join([chunk.text async for chunk in engine.reply(request)])
-
-
-@contextlib.contextmanager
-def _api(settings: Settings, *, timeout_s: float = 10.0) -> Iterator[Api | None]:
-    state = statefile.find(settings.data_dir.absolute())
-    if state is None:
-        yield None
-        return
-    with Api(state, timeout_s=timeout_s) as api:
-        yield api
 
 
 @contextlib.contextmanager

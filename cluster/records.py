@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from typing import Any
 
-from cluster import statefile
-from cluster.api import Api
+from actors.journal.retention import FILES, old_call_folders, remove_call_folders
+from cluster.api import of_running
 from configs.settings import Settings
+from storage import retention
 from storage.calls import CallRepository
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
@@ -30,15 +32,14 @@ def calls(settings: Settings, limit: int) -> list[dict[str, Any]]:
         StorageError: Postgres is out of reach.
         ApiError: the running stack does not answer.
     """
-    state = statefile.find(settings.data_dir.absolute())
-    if state is not None:
-        with Api(state) as api:
+    with of_running(settings) as api:
+        if api is not None:
             found: list[dict[str, Any]] = api.get("/api/calls", limit=limit)["calls"]
             return found
 
     async def read() -> list[dict[str, Any]]:
-        async with _repository(settings) as repository:
-            return list((await repository.list_calls(limit=limit)).calls)
+        async with _database(settings) as database:
+            return list((await CallRepository(database).list_calls(limit=limit)).calls)
 
     return asyncio.run(read())
 
@@ -51,15 +52,14 @@ def call(settings: Settings, call_id: str) -> dict[str, Any]:
         StorageError: Postgres is out of reach.
         ApiError: the running stack does not answer.
     """
-    state = statefile.find(settings.data_dir.absolute())
-    if state is not None:
-        with Api(state) as api:
+    with of_running(settings) as api:
+        if api is not None:
             found: dict[str, Any] = api.get(f"/api/calls/{call_id}")
             return found
 
     async def read() -> dict[str, Any] | None:
-        async with _repository(settings) as repository:
-            return await repository.get_call(call_id)
+        async with _database(settings) as database:
+            return await CallRepository(database).get_call(call_id)
 
     stored = asyncio.run(read())
     if stored is None:
@@ -67,13 +67,32 @@ def call(settings: Settings, call_id: str) -> dict[str, Any]:
     return stored
 
 
+def purge(settings: Settings, before: datetime, *, dry_run: bool) -> dict[str, int]:
+    """Delete what is older than ``before``, in Postgres and of the event logs; how much of each kind went, or would.
+
+    A running stack uses the same Postgres and is not disturbed.
+
+    Raises:
+        StorageError: Postgres is out of reach.
+    """
+
+    async def change() -> dict[str, int]:
+        async with _database(settings) as database:
+            return await (retention.count_older if dry_run else retention.purge)(database, before)
+
+    gone, runs_dir = asyncio.run(change()), settings.runs_dir.absolute()
+    if dry_run:
+        return gone | {FILES: len(old_call_folders(runs_dir, before.timestamp()))}
+    return gone | {FILES: remove_call_folders(runs_dir, before.timestamp())}
+
+
 @contextlib.asynccontextmanager
-async def _repository(settings: Settings) -> AsyncIterator[CallRepository]:
+async def _database(settings: Settings) -> AsyncIterator[Database]:
     with running_postgres(settings) as dsn:
         database = await Database.connect(dsn, 1)
         try:
             await database.migrate()
-            yield CallRepository(database)
+            yield database
         finally:
             await database.close()
 

@@ -220,6 +220,9 @@ class StorageSettings(Section):
     )
     pool_size: int = Field(4, ge=1, description="Connections per process that needs them.")
     spool_max_mb: int = Field(256, ge=1, description="Records kept on disk while Postgres is away.")
+    keep_days: float = Field(
+        0.0, ge=0, description="Calls, messages, results of tools and event logs older than this are deleted. 0: never."
+    )
 
 
 class CallSettings(Section):

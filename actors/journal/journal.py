@@ -19,6 +19,7 @@ from actors.call.outbox import CallBegan, JournalRecord, LogEntries
 from actors.journal.call_files import CallFiles
 from actors.journal.instruments import Instruments
 from actors.journal.record_writer import PostgresStore, RecordStore, RecordWriter
+from actors.journal.retention import Retention
 from actors.journal.spans import CallSpans
 from actors.journal.spool import Spool
 from actors.tasks import TaskKeeper
@@ -91,6 +92,9 @@ class Journal:
                 self._spans = CallSpans.otlp(settings)
             self._server = _serve_metrics(self._instruments, settings.server.host, settings.telemetry.metrics_port)
             self._tasks.start(self._writer.run(), "record-writer")
+            if settings.storage.keep_days:
+                retention = Retention(self._context.dsn, self._context.run_dir.parent, settings.storage.keep_days)
+                self._tasks.start(retention.run(), "retention")
             self._started = True
 
     async def stop(self) -> bool:

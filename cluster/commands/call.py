@@ -16,6 +16,7 @@ from cluster.commands.common import (
     SetOption,
     err,
     out,
+    print_json,
     resolved,
 )
 
@@ -53,9 +54,7 @@ def call(
     folder.mkdir(parents=True)
     outcome = asyncio.run(place_call(target_of(state), caller, folder, show))
     if as_json:
-        import json
-
-        out().print_json(json.dumps(outcome.as_dict()))
+        print_json(outcome.as_dict())
     else:
         measures = outcome.measures
         out().print(

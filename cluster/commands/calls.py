@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +15,11 @@ from cluster.commands.common import (
     ProfileOption,
     SetOption,
     out,
+    print_json,
     print_table,
     resolved,
 )
+from voice_agent.errors import ConfigError
 
 
 def list_calls(
@@ -32,7 +36,7 @@ def list_calls(
     settings = resolved(profile, config, overrides, data_dir).settings
     rows = records.calls(settings, limit)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     if not rows:
         out().print("No calls yet.")
@@ -65,7 +69,7 @@ def show(
     settings = resolved(profile, config, overrides, data_dir).settings
     call = records.call(settings, call_id)
     if as_json:
-        _print_json(call)
+        print_json(call)
         return
     console = out()
     console.print(
@@ -78,13 +82,44 @@ def show(
             console.print(f"  caller  {turn['caller_text_pii']}", markup=False, style="cyan")
         heard = "" if turn["outcome"] == "completed" else f"  [{turn['outcome']}; heard: {turn['heard_text_pii']}]"
         console.print(f"  agent   {turn['agent_text_pii']}{heard}", markup=False)
-        if turn["v2v_self_ms"] is not None:
-            sources = ", ".join(turn["sources"])
-            told = f"          {turn['v2v_self_ms']} ms, self-reported" + (f"; from {sources}" if sources else "")
-            console.print(told, markup=False, style="dim")
+        if about := _about(turn):
+            console.print(f"          {about}", markup=False, style="dim")
 
 
-def _print_json(value: Any) -> None:
-    import json
+def purge(
+    older_than: Annotated[str, typer.Option("--older-than", help="An age: 30d (days), 12h (hours).")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much would go.")] = False,
+    profile: ProfileOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete calls, messages, results of tools, carrier events and event logs that are older than an age."""
+    from datetime import UTC, datetime
 
-    out().print_json(json.dumps(value, default=str))
+    from cluster import records
+
+    settings = resolved(profile, config, overrides, data_dir).settings
+    gone = records.purge(settings, datetime.now(UTC) - _age(older_than), dry_run=dry_run)
+    if as_json:
+        print_json(gone)
+    else:
+        print_table(("kept of", "would go" if dry_run else "deleted"), [(name, str(n)) for name, n in gone.items()])
+
+
+def _age(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d+)([dh])", text.strip())
+    age = timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])}) if found else timedelta()
+    if age < timedelta(hours=1):
+        raise ConfigError(f"--older-than {text!r}: an age of an hour or more is wanted, such as 30d or 12h")
+    return age
+
+
+def _about(turn: dict[str, Any]) -> str:
+    """How a turn came about: its latency, the documents it rests on, its tools, what failed under it."""
+    latency = "" if turn["v2v_self_ms"] is None else f"{turn['v2v_self_ms']} ms, self-reported"
+    parts = [latency] if latency else []
+    for name, key in (("from", "sources"), ("tools", "tool_calls"), ("failed", "failed_stages")):
+        parts += [f"{name} {', '.join(turn[key])}"] if turn[key] else []
+    return "; ".join(parts)

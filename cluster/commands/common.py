@@ -82,6 +82,13 @@ def print_table(
     console.print(table)
 
 
+def print_json(value: object) -> None:
+    """Print a value for programs; what JSON does not know, times and paths, as text."""
+    import json
+
+    out().print_json(json.dumps(value, default=str))
+
+
 def err() -> Console:
     """Standard error, for progress and problems."""
     from rich.console import Console

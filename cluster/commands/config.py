@@ -8,7 +8,7 @@ from cluster.commands.common import (
     JsonOption,
     ProfileOption,
     SetOption,
-    out,
+    print_json,
     print_table,
     resolved,
 )
@@ -24,11 +24,7 @@ def show(
     """Show every setting, its value, and where the value came from. Secrets are not shown."""
     rows = resolved(profile, config, overrides, data_dir).rows()
     if as_json:
-        import json
-
-        out().print_json(
-            json.dumps({key: {"value": value, "origin": origin} for key, value, origin in rows}, default=str)
-        )
+        print_json({key: {"value": value, "origin": origin} for key, value, origin in rows})
         return
     cells = [(key, str(value), origin) for key, value, origin in rows]
     print_table(("setting", "value", "from"), cells, marked=lambda row: row[2] != "default")

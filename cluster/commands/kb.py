@@ -15,6 +15,7 @@ from cluster.commands.common import (
     SetOption,
     err,
     out,
+    print_json,
     print_table,
     resolved,
 )
@@ -46,7 +47,7 @@ def ingest(
 
         report = knowledge.ingest(settings, [path.absolute() for path in paths], show)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         for name in ("added", "changed", "unchanged", "removed", "ignored"):
             for source in report[name]:
@@ -71,7 +72,7 @@ def ask(
 
     answer = knowledge.ask(resolved(profile, config, overrides, data_dir).settings, question)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     out().print(answer["answer"], style="bold", markup=False)
     for passage in answer["passages"]:
@@ -96,7 +97,7 @@ def list_documents(
 
     documents = knowledge.documents(resolved(profile, config, overrides, data_dir).settings)
     if as_json:
-        _print_json(documents)
+        print_json(documents)
         return
     if not documents:
         out().print("No documents; `voice-agent kb ingest PATH` brings some in.")
@@ -121,7 +122,7 @@ def evaluate(
     path = questions or Path(kb.__path__[0]) / "sample" / "questions.yaml"
     found = knowledge.evaluate(resolved(profile, config, overrides).settings, path, top_k)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     rows = [
         ("questions", str(found["questions"])),
@@ -150,9 +151,3 @@ def remove(
 
     report = knowledge.remove(resolved(profile, config, overrides, data_dir).settings, source)
     out().print(f"removed {source}; knowledge base {report['kb_version']}", markup=False)
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    out().print_json(json.dumps(value, default=str))

@@ -13,7 +13,7 @@ from cluster.commands.common import (
     JsonOption,
     ProfileOption,
     SetOption,
-    out,
+    print_json,
     print_table,
     resolved,
 )
@@ -45,7 +45,7 @@ def check(
     loaded = policies.in_force(settings, probe=True)
     costs = measure(loaded.rules)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"id": cost.id, "budget_ms": cost.budget_ms, "typical_ms": cost.typical_ms, "worst_ms": cost.worst_ms}
                 | {"fits": cost.fits, "origin": loaded.origin[cost.id]}
@@ -70,7 +70,7 @@ def show(
 
     loaded = policies.in_force(resolved(profile, config, overrides, data_dir).settings)
     if as_json:
-        _print_json([_as_dict(rule, loaded) for rule in loaded.rules.rules])
+        print_json([_as_dict(rule, loaded) for rule in loaded.rules.rules])
         return
     rows = [
         (rule.id, *_in_words(rule), f"{rule.budget_ms:g} ms", loaded.origin[rule.id]) for rule in loaded.rules.rules
@@ -118,9 +118,3 @@ def _as_dict(rule: Rule, loaded: Policies) -> dict[str, Any]:
     from configs.policies import KIND_OF
 
     return {"kind": KIND_OF[type(rule)], "origin": loaded.origin[rule.id], **asdict(rule)}
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    out().print_json(json.dumps(value))

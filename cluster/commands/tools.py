@@ -9,6 +9,7 @@ from cluster.commands.common import (
     ProfileOption,
     SetOption,
     out,
+    print_json,
     print_table,
     resolved,
 )
@@ -28,12 +29,11 @@ def list_tools(
     settings = resolved(profile, config, overrides, data_dir).settings
     specs = load_tools(settings)
     if as_json:
-        import json
         from dataclasses import asdict
 
         listed = [asdict(spec) | {"usable": usable(spec)} for spec in specs]
         targets = settings.tools.transfer_targets
-        out().print_json(json.dumps({"tools": listed, "transfer_targets": targets}))
+        print_json({"tools": listed, "transfer_targets": targets})
         return
     rows = []
     for spec in specs:
