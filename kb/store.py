@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,8 @@ from voice_agent.errors import StorageError
 DENSE, SPARSE = "dense", "sparse"
 _BATCH_POINTS = 128
 _TIMEOUT_S = 10
+_SEARCH_TIMEOUT_S = 2
+"""Of a server: less than a turn waits for its passages (``turn.stage_deadline_s``), so that the reason can be told."""
 _POINT_NAMESPACE = uuid.UUID("6f1d7c0a-3b52-4b8e-9a53-0c6f6d0c8f11")
 
 
@@ -73,19 +75,23 @@ class VectorStore:
     ) -> None:
         self._collection = collection
         self._where = url or str(path or "memory")
-        # The embedded store is plain Python over shared arrays: a search must not see an upsert half done.
-        self._lock = threading.RLock()
+        self._embedded = not url
+        # The embedded store is plain Python over shared arrays: a search must not see an upsert half done. A server
+        # takes requests side by side, and one that hangs must hold up nobody else's.
+        self._lock: AbstractContextManager[Any] = threading.RLock() if self._embedded else nullcontext()
         with self._guarded():
             if url:
-                self._client = QdrantClient(
-                    url=url, api_key=api_key or None, timeout=_TIMEOUT_S, check_compatibility=False
+                self._client, self._searching = (
+                    QdrantClient(url=url, api_key=api_key or None, timeout=timeout_s, check_compatibility=False)
+                    for timeout_s in (_TIMEOUT_S, _SEARCH_TIMEOUT_S)
                 )
             elif path is not None:
                 path.mkdir(parents=True, exist_ok=True)
                 self._client = QdrantClient(path=str(path), force_disable_check_same_thread=True)
             else:
                 self._client = QdrantClient(location=":memory:")
-        self._embedded = not url
+            if self._embedded:
+                self._searching = self._client
         try:
             self._prepare(dimension)
         except StorageError:
@@ -142,7 +148,7 @@ class VectorStore:
             weights = models.SparseVector(indices=list(sparse), values=list(sparse.values()))
             requests.append(models.QueryRequest(query=weights, using=SPARSE, limit=limit, with_payload=True))
         with self._guarded():
-            answers = self._client.query_batch_points(self._collection, requests=requests)
+            answers = self._searching.query_batch_points(self._collection, requests=requests)
             by_dense = answers[0].points
             # A term that no sentence has scores nothing; the embedded store returns such points, a server does not.
             by_sparse = [point for point in answers[1].points if point.score > 0] if sparse else []
@@ -160,13 +166,14 @@ class VectorStore:
         """Whether any sentence has this stem."""
         weights = models.SparseVector(indices=[term_id(term)], values=[1.0])
         with self._guarded():
-            answer = self._client.query_points(self._collection, query=weights, using=SPARSE, limit=1)
+            answer = self._searching.query_points(self._collection, query=weights, using=SPARSE, limit=1)
         return any(point.score > 0 for point in answer.points)
 
     def close(self) -> None:
         """Let go of the folder or the connection. Idempotent."""
         with self._lock:
             self._client.close()
+            self._searching.close()
 
     def _prepare(self, dimension: int) -> None:
         with self._guarded():
@@ -200,7 +207,7 @@ class VectorStore:
         """Cosines of sentences that only the lexical search found; few, since most are found by both."""
         if not ids:
             return {}
-        records = self._client.retrieve(self._collection, ids=list(ids), with_payload=False, with_vectors=[DENSE])
+        records = self._searching.retrieve(self._collection, ids=list(ids), with_payload=False, with_vectors=[DENSE])
         found: dict[str, float] = {}
         for record in records:
             vectors = record.vector
@@ -227,7 +234,8 @@ class VectorStore:
             try:
                 yield
             except (ApiException, QdrantException, ValueError, OSError) as error:
-                raise StorageError(f"Qdrant at {self._where} failed: {error}") from error
+                advice = "" if self._embedded else "; check kb.qdrant_url, and that the server runs"
+                raise StorageError(f"Qdrant at {self._where} failed: {error}{advice}") from error
             except RuntimeError as error:
                 if "already accessed" not in str(error):
                     raise StorageError(f"Qdrant at {self._where} failed: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any, TypeVar
 from configs.runtime import StackContext
 from kb.opening import open_knowledge_base
 from serve_apps.replica import as_ours
+from voice_agent.errors import StorageError
 from voice_agent.ports import Capabilities, SearchRequest, SearchResponse
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SEARCH_THREADS = 2
@@ -25,6 +28,7 @@ class Retriever:
         self._knowledge = open_knowledge_base(
             context.settings, data_dir=context.data_dir, dsn=context.dsn, root=Path(root) if root else None
         )
+        self._away = ""
         self._engine = context.settings.retriever.engine
         self._searches = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="ingest")
@@ -39,9 +43,23 @@ class Retriever:
         Raises:
             StorageError: the vector store failed.
         """
-        return await self._run(
-            self._searches, lambda: self._knowledge.search(request.query, request.top_k), request.call_id
-        )
+        try:
+            found = await self._run(
+                self._searches, lambda: self._knowledge.search(request.query, request.top_k), request.call_id
+            )
+        except StorageError as error:
+            self._tell(error.message)
+            raise
+        self._tell("")
+        return found
+
+    def _tell(self, reason: str) -> None:
+        """Say once that the vector store is away, and once that it is back: callers are told each time."""
+        if reason and not self._away:
+            logger.warning("vector store away, questions have no answer", extra={"reason": reason})
+        elif self._away and not reason:
+            logger.warning("vector store is back")
+        self._away = reason
 
     async def ingest(self, paths: list[str]) -> dict[str, Any]:
         """Bring files and folders in and write the recogniser's vocabulary; the report as plain values.
