@@ -20,6 +20,7 @@ from actors.gateway.dispatcher_port import DispatcherPort
 from actors.gateway.gateway_call import CallCounters, CallServices, GatewayCall
 from actors.gateway.host_links import HostLinks
 from actors.gateway.media_socket import MediaServer, SocketLimits
+from actors.gateway.pulse import Pulse
 from actors.gateway.takeover import TakeOver
 from actors.gateway.twilio_leg import MEDIA_PATH, TwilioLeg
 from actors.gateway.vad_batch import VadBatch
@@ -85,6 +86,7 @@ class MediaGateway:
         self._dispatcher = dispatcher or _ray_dispatcher(settings.ray.namespace)
         self._tasks = TaskKeeper()
         self._lag = LoopLag()
+        self._pulse = Pulse()
         self._calls: dict[str, GatewayCall] = {}
         self._lives: dict[asyncio.Task[None], str] = {}
         self._moves: deque[TakeOver] = deque(maxlen=MOVES_KEPT)
@@ -125,13 +127,15 @@ class MediaGateway:
         vad.warm()
         limits = LinkLimits().patient(settings.media.actor_silence_ms / 1000)
         links = HostLinks(self._gateway_id, self._context.link_secret, self._tasks, limits)
-        self._services = CallServices(settings.media, self._dispatcher, links, vad, self._over, self._moves.append)
+        self._services = CallServices(
+            settings.media, self._dispatcher, links, vad, self._pulse, self._over, self._moves.append
+        )
         sockets = SocketLimits(
             message_bytes=settings.twilio.max_message_bytes,
             sockets=2 * settings.calls.max_calls + 64,
             handshake_s=settings.twilio.start_timeout_s,
         )
-        self._server = MediaServer(lambda: TwilioLeg(self, settings.twilio), sockets)
+        self._server = MediaServer(lambda: TwilioLeg(self, settings.twilio), sockets, self._pulse)
         port = await self._server.start(settings.server.host, settings.server.media_port)
         self._media_url = _with_port(self._context.media_url, port)
         self._tasks.start(self._lag.run(), "loop-lag")
@@ -249,7 +253,6 @@ class MediaGateway:
             former.give_way()
             before = [life for life, call_id in self._lives.items() if call_id == start.call_sid][-1]
         call = self._calls[start.call_sid] = GatewayCall(leg, start, self._services, before)
-        self._services.vad.calls = len(self._calls)
         life = self._tasks.start(call.run(), f"call-{start.call_sid}")
         self._lives[life] = start.call_sid
         life.add_done_callback(lambda done: self._lives.pop(done, None))
@@ -268,8 +271,6 @@ class MediaGateway:
         _add(self._playout, call.ledger.statistics)
         _add(self._counters, call.counters)
         self._ended[call.over] += 1
-        if self._services is not None:
-            self._services.vad.calls = len(self._calls)
 
 
 def _ray_dispatcher(namespace: str) -> DispatcherPort:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from actors.gateway.caller_ear import CallerEar
 from actors.gateway.dispatcher_port import DispatcherPort
 from actors.gateway.host_links import HostLink, HostLinks
+from actors.gateway.pulse import Pulse
 from actors.gateway.takeover import TakeOver, TakeOverClock
 from actors.gateway.twilio_leg import FAILED, TwilioLeg
 from actors.gateway.vad_batch import VadBatch
@@ -57,6 +58,7 @@ class CallServices:
     dispatcher: DispatcherPort
     links: HostLinks
     vad: VadBatch
+    pulse: Pulse
     over: Callable[[GatewayCall], None]
     moved: Callable[[TakeOver], None]
 
@@ -113,7 +115,7 @@ class GatewayCall:
         self._over = ""
         self._changed = asyncio.Event()
         self._scope: asyncio.Timeout | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._due_ms: int | None = None
 
     # --- looking in ---
 
@@ -157,6 +159,7 @@ class GatewayCall:
 
     async def run(self) -> None:
         """Live the call: find its actor, and another when that is lost, until the leg is gone."""
+        self._services.pulse.join(self._beat)
         failed, misses = "", 0
         try:
             if self._before is not None:
@@ -249,7 +252,7 @@ class GatewayCall:
 
     async def _give_back(self) -> None:
         """The end: nothing of the call stays behind."""
-        self._disarm()
+        self._services.pulse.leave(self._beat)
         self.ear.close()
         reason = self._over or FAILED
         link, self._link = self._link, None
@@ -281,7 +284,7 @@ class GatewayCall:
             return
         self._over = reason
         self._leg.close(code, words)
-        self._disarm()
+        self._services.pulse.leave(self._beat)
         self._changed.set()
         if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(self._loop.time())
@@ -402,24 +405,12 @@ class GatewayCall:
                 self._leg.send_clear()
             else:
                 self.event(action)
-        self._arm()
+        self._due_ms = self.ledger.next_deadline_ms()
 
-    def _arm(self) -> None:
-        self._disarm()
-        due_ms = self.ledger.next_deadline_ms()
-        if due_ms is not None and not self._over:
-            # Half a millisecond late, so that the truncated clock has reached the deadline when it rings.
-            delay_s = self._zero_s + due_ms / 1000 + 0.0005 - time.monotonic()
-            self._alarm = self._loop.call_later(max(0.0, delay_s), self._ring)
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self._guard(lambda: self._do(self.ledger.advance(self.now_ms)))
-
-    def _disarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _beat(self) -> None:
+        """At each beat of the pulse: a chunk may be due. One beat late is far within the lead."""
+        if self._due_ms is not None and self.now_ms >= self._due_ms:
+            self._guard(lambda: self._do(self.ledger.advance(self.now_ms)))
 
     def _guard(self, step: Callable[[], None]) -> None:
         """The call border."""

@@ -111,6 +111,7 @@ class TwilioLeg:
         self._reason = ""
         self._timer: asyncio.TimerHandle | None = None
         self._sid = b""
+        self._media_frame = (b"", b"")
         self._unrated = 0
         self._unrated_bytes = 0
         now_s = time.monotonic()
@@ -121,15 +122,18 @@ class TwilioLeg:
 
     def send_audio(self, audio: bytes) -> bool:
         """Queue agent audio at the carrier: mu-law 8 kHz."""
-        return self._socket is not None and self._socket.send_text(messages.media(self.stream_sid, audio))
+        if self._socket is None:
+            return False
+        before, behind = self._media_frame
+        return self._socket.send_text(b"".join((before, binascii.b2a_base64(audio, newline=False), behind)))
 
     def send_mark(self, name: str) -> bool:
         """Ask for an echo when everything sent so far was played."""
-        return self._socket is not None and self._socket.send_text(messages.mark(self.stream_sid, name))
+        return self._socket is not None and self._socket.send_text(messages.mark(self.stream_sid, name).encode())
 
     def send_clear(self) -> bool:
         """Drop what the carrier has not played."""
-        return self._socket is not None and self._socket.send_text(messages.clear(self.stream_sid))
+        return self._socket is not None and self._socket.send_text(messages.clear(self.stream_sid).encode())
 
     def close(self, code: int, reason: str) -> None:
         """End the leg; Twilio goes on with the call's ``action``."""
@@ -235,6 +239,7 @@ class TwilioLeg:
             self._disarm()
             self.stream_sid = start.stream_sid
             self._sid = start.stream_sid.encode()
+            self._media_frame = messages.media_frame(start.stream_sid)
             self.sequence.observe(start.sequence)
 
     def _no_start(self) -> None:

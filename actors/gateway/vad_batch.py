@@ -1,8 +1,8 @@
 """Voice activity for all calls of a gateway, in micro-batches on the event loop.
 
-A window alone costs about three times what it costs in a batch, so with many calls the windows of some milliseconds are
-judged together; with few, each at once. A batch of 100 takes 2-3 ms, so it runs inline: a thread would cost more in
-hand-over than it gives back, and audio would come out of order.
+A window alone costs about three times what it costs in a batch. The sockets of all calls are read in one beat of the
+gateway's pulse, and what they brought is judged right behind it, together. A batch of 100 takes 2-3 ms, so it runs
+inline: a thread would cost more in hand-over than it gives back, and audio would come out of order.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from voice_agent.ports import VoiceActivityEngine
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_WINDOW: Final = 4
-WAIT_PER_CALL_S: Final = 0.0005
-LONGEST_WAIT_S: Final = 0.016
 LARGEST_BATCH: Final = 128
 NOTHING_DB: Final = -62.0
 """While the caller is silent, a window without a frame this loud counts as no speech and the model is not asked.
@@ -81,10 +79,9 @@ class VadBatch:
 
     def __init__(self, engine: VoiceActivityEngine) -> None:
         self.statistics = VadStatistics()
-        self.calls = 0
         self._engine = engine
         self._ready: dict[VadSource, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._next: asyncio.Handle | None = None
 
     @property
     def window_samples(self) -> int:
@@ -104,9 +101,8 @@ class VadBatch:
     def submit(self, source: VadSource) -> None:
         """The call has at least one window."""
         self._ready[source] = None
-        if self._timer is None:
-            wait_s = min(self.calls * WAIT_PER_CALL_S, LONGEST_WAIT_S) if self.calls > 2 else 0.0
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._run)
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._run)
 
     def forget(self, source: VadSource) -> None:
         """The call is gone."""
@@ -115,13 +111,13 @@ class VadBatch:
     def close(self) -> None:
         """Judge nothing more."""
         self._ready.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
     def _run(self) -> None:
-        """One window of every ready call; a call that has more waits for the next tick."""
-        self._timer = None
+        """One window of every ready call; a call that has more waits for the next round."""
+        self._next = None
         began_s = time.perf_counter()
         sources, windows = self._collect()
         if sources:
@@ -129,8 +125,8 @@ class VadBatch:
             taken_s = time.perf_counter() - began_s
             self.statistics.busy_s += taken_s
             self.statistics.slowest_ms = max(self.statistics.slowest_ms, taken_s * 1000)
-        if self._ready and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(0, self._run)
+        if self._ready and self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._run)
 
     def _collect(self) -> tuple[list[VadSource], list[bytes]]:
         sources: list[VadSource] = []

@@ -13,6 +13,7 @@ from gateway_kit import (
     ACCOUNT,
     GATEWAY,
     MEDIA_URL,
+    PATIENCE_S,
     Bench,
     agent_audio,
     new_call_id,
@@ -265,7 +266,9 @@ async def test_sequence_gaps_are_counted_and_repeats_not_heard_twice(tmp_path: P
             await asyncio.sleep(0.005)
         await bench.host.wait_event(caller.call_id, SpeechPaused)
         assert voice(300) in bench.host.audio(caller.call_id)
-        counters = (await bench.status())["counters"]
+        async with asyncio.timeout(PATIENCE_S):
+            while (counters := (await bench.status())["counters"])["frames"] < 2 * len(spoken) // 160:  # noqa: ASYNC110 - polled
+                await asyncio.sleep(0.01)
         assert counters["frames"] == 2 * len(spoken) // 160
         assert counters["out_of_order"] == len(spoken) // 160
         assert counters["missing"] >= len(spoken) // 160

@@ -61,7 +61,6 @@ class Source:
 async def test_calls_are_judged_together_window_by_window() -> None:
     engine = CountingVad()
     batch = VadBatch(engine)
-    batch.calls = 10
     sources = [Source(batch, voice(96)) for _ in range(10)]
     for source in sources:
         batch.submit(source)

@@ -129,6 +129,12 @@ def media(stream_sid: str, payload: bytes) -> str:
     return json.dumps({"event": "media", "streamSid": stream_sid, "media": {"payload": _b64(payload)}})
 
 
+def media_frame(stream_sid: str) -> tuple[bytes, bytes]:
+    """What ``media`` writes before and behind the base64 of the audio, for a sender of many pieces."""
+    before, _, behind = media(stream_sid, b"").rpartition('""')
+    return f'{before}"'.encode(), f'"{behind}'.encode()
+
+
 def mark(stream_sid: str, name: str) -> str:
     """A mark to Twilio, which echoes it when everything before it was played, or at ``clear``."""
     return json.dumps({"event": "mark", "streamSid": stream_sid, "mark": {"name": name}})
