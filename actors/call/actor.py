@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from actors.call.kit import CallKit
 from actors.call.orphans import LOST, Orphans
 from actors.call.outbox import JournalOutbox, JournalPort
 from actors.call.plane import ModelPlane
-from actors.call.shell import HANDED_OVER, ORPHANED, CallShell
+from actors.call.shell import ORPHANED, CallShell
 from actors.link.codec import Message
 from actors.link.connection import LinkConnection, LinkLimits, LinkServer
-from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach
+from actors.link.messages import (
+    HANDED_OVER,
+    HOST_FULL,
+    UNREADABLE,
+    Attach,
+    CallerAudio,
+    CallEvent,
+    Control,
+    Detach,
+)
 from actors.tasks import LoopLag, TaskKeeper
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
@@ -26,6 +35,7 @@ from voice_agent.metrics import STREAM_LOST
 logger = logging.getLogger(__name__)
 
 FLUSH_S: Final = 2.0
+TURN_POLL_S: Final = 0.05
 GATEWAY_SILENCE_S: Final = 5.0
 """A gateway is given more time than an actor: nobody is better off when its calls are left early."""
 
@@ -102,6 +112,7 @@ class CallActor:
             "port": address.port if address else 0,
             "pid": os.getpid(),
             "capacity": self._capacity,
+            "code": asdict(self._context.code),
             "calls": {
                 call_id: {"epoch": shell.epoch, "gateway": _peer(shell)} for call_id, shell in self._shells.items()
             },
@@ -121,6 +132,21 @@ class CallActor:
         if shell is not None:
             shell.deliver(HangUpRequested(reason))
         return shell is not None
+
+    async def context(self) -> StackContext:
+        """The stack as this actor was told of it, for a dispatcher that has to make more like it."""
+        return self._context
+
+    async def await_turn(self, call_id: str, within_s: float) -> bool:
+        """Wait until a call is between two turns, ``within_s`` at most. False when it is not, or is not here."""
+        give_up_at_s = asyncio.get_running_loop().time() + within_s
+        while (shell := self._shells.get(call_id)) is not None and not shell.over:
+            if shell.between_turns:
+                return True
+            if asyncio.get_running_loop().time() >= give_up_at_s:
+                break
+            await asyncio.sleep(TURN_POLL_S)
+        return False
 
     async def stop(self) -> None:
         """Let go of all calls (their gateways find them another host), give records to the journal. Idempotent."""
@@ -174,7 +200,7 @@ class CallActor:
             logger.warning("attach of an older epoch refused", extra={"call_id": attach.call_id})
             return
         if held is None and sum(not shell.over for shell in self._shells.values()) >= self._capacity:
-            connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason="full"))
+            connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason=HOST_FULL))
             logger.warning("attach refused, no room", extra={"call_id": attach.call_id, "capacity": self._capacity})
             return
         orphaned = self._orphans.take(attach.call_id)
@@ -191,7 +217,7 @@ class CallActor:
             )
         except ProtocolError as error:
             logger.warning("snapshot refused", extra={"call_id": attach.call_id, "reason": error.message})
-            connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason="failed"))
+            connection.send(Control(attach.call_id, attach.epoch, "hang_up", reason=UNREADABLE))
             return
         self._shells[attach.call_id] = shell
         life = self._tasks.start(self._live(shell), f"call-{attach.call_id}")

@@ -60,6 +60,10 @@ class Machine(Protocol):
     def now_ms(self) -> int:
         """The newest time it was told."""
 
+    @property
+    def between_turns(self) -> bool:
+        """Nobody speaks, and nothing is under way."""
+
 
 class MachineFactory(Protocol):
     """Makes the machine of a call."""

@@ -15,7 +15,7 @@ from actors.call.kit import CallKit, GatewayPort, Machine
 from actors.call.log import CallLog
 from actors.call.outbox import CallBegan
 from actors.call.turn_jobs import JobContext, TurnJobs, Utterances
-from actors.link.messages import Attach, Control, Play, Snapshot, ToGateway
+from actors.link.messages import HANDED_OVER, Attach, Control, Play, Snapshot, ToGateway
 from voice_agent.dialog.commands import (
     CancelTurn,
     ClearPlayout,
@@ -48,9 +48,6 @@ TIME_FIELDS: Final = ("onset_ms", "speech_end_ms", "at_ms")
 
 LOAD_STEP: Final = 0.1
 """Changes of the load below this are not told."""
-
-HANDED_OVER: Final = "handed_over"
-"""Reason of a ``Detach`` after which the call goes on in another actor."""
 
 ORPHANED: Final = "orphaned"
 """Reason when the gateway is gone; the call may come back by another."""
@@ -168,6 +165,11 @@ class CallShell:
     def over(self) -> bool:
         """True once the call is to end or to go: it takes no more room, though the last of its jobs may still stop."""
         return bool(self._over)
+
+    @property
+    def between_turns(self) -> bool:
+        """Nobody speaks and nothing is under way: the moment at which a hand-over costs nothing."""
+        return self._machine.between_turns and not self._events
 
     @property
     def ended(self) -> bool:

@@ -8,10 +8,13 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Final
 
 from actors.dispatch.pool import Cluster, Host, HostClient, HostPool
 from actors.dispatch.registry import CallRegistry, Entry
+from actors.dispatch.rollout import Rollout
+from actors.link.messages import HOST_FULL, UNREADABLE
 from actors.tasks import TaskKeeper
 from configs.runtime import StackContext
 from voice_agent.admission import Admission, HostAddress, Refusal
@@ -47,8 +50,11 @@ class Dispatcher:
         self._capacity = calls.calls_per_actor
         wanted = math.ceil(calls.max_calls / calls.calls_per_actor) + calls.spare_actors
         self._cluster = cluster or _ray_cluster(context)
-        self._pool = HostPool(self._cluster, wanted=wanted, capacity=calls.calls_per_actor, lost=self._host_lost)
+        self._pool = HostPool(
+            self._cluster, context, wanted=wanted, capacity=calls.calls_per_actor, lost=self._host_lost
+        )
         self._calls = CallRegistry(clock, calls.reserve_s)
+        self._rollout = Rollout(self._pool, self._calls, self._cluster)
         self._gateways: dict[str, str] = {}
         self._met_gateways = False
         self._gateway_met = asyncio.Event()
@@ -71,6 +77,8 @@ class Dispatcher:
             for host in self._pool.hosts:
                 self._learn(host)
             self._tasks.start(self._keep_full(), "pool-refill")
+            if self._rollout.unfinished:
+                self._tasks.start(self._rollout.resume(), "rollout")
             self._tasks.start(self._watch(), "pool-watch")
             self._started = True
 
@@ -156,13 +164,14 @@ class Dispatcher:
         return self._calls.reserve(call_id, next(iter(self._gateways), ""))
 
     def _place(self, entry: Entry, *, avoid: str = "") -> Host:
-        host = self._pool.place(entry.call_id, avoid=avoid)
+        host = self._pool.place(entry.call_id, avoid=avoid, barred=entry.barred)
         self._calls.place(entry, host.host_id)
         return host
 
-    async def replace(self, call_id: str, failed_host_id: str) -> HostAddress:
+    async def replace(self, call_id: str, failed_host_id: str, reason: str = "") -> HostAddress:
         """The gateway lost the call's host: give it another. Idempotent for the same ``failed_host_id``.
 
+        A host that cannot read the call's state (``reason``) is alive and well; its code is not asked again.
         A call this dispatcher does not know (it restarted, and the host that could have told is dead) is taken while
         there is room.
 
@@ -177,7 +186,11 @@ class Dispatcher:
         held = self._pool.get(entry.host_id)
         if held is not None and entry.host_id != failed_host_id:
             return held.address
-        self._pool.suspect(failed_host_id)
+        failed = self._pool.get(failed_host_id)
+        if reason == UNREADABLE and failed is not None:
+            entry.barred.add(failed.code)
+        elif reason != HOST_FULL:
+            self._pool.suspect(failed_host_id)
         host = self._place(entry, avoid=failed_host_id)
         if held is not None:
             held.calls.discard(call_id)
@@ -245,6 +258,38 @@ class Dispatcher:
         await self.start()
         self._draining = on
 
+    async def deploy(self, context: StackContext, canary_s: float, within_s: float) -> int:
+        """Begin to hand all calls over to actors of other code; ``status`` tells how it goes. The code's number.
+
+        Args:
+            context: what new actors are made from.
+            canary_s: how long the first call has to live there before the others follow.
+            within_s: how long a call is waited for to come between two turns.
+
+        Raises:
+            ProtocolError: one is under way.
+        """
+        await self.start()
+        self._rollout.check_idle()
+        context = self._rollout.numbered(context)
+        self._tasks.start(self._rollout.run(context, canary_s, within_s), "rollout")
+        return context.code.number
+
+    async def rollback(self, within_s: float) -> int:
+        """Hand all calls back to the code before the last deploy, one under way included. Its new number.
+
+        Raises:
+            ProtocolError: there was no deploy since this dispatcher started.
+        """
+        await self.start()
+        self._tasks.start(self._rollout.back(within_s), "rollback")
+        return self._rollout.newest
+
+    async def context(self) -> StackContext:
+        """What call actors are made from now."""
+        await self.start()
+        return self._pool.context
+
     async def status(self) -> dict[str, Any]:
         """What the cluster is doing, for ``/readyz``, the CLI and the journal's gauges."""
         await self.start()
@@ -262,6 +307,8 @@ class Dispatcher:
                     "port": host.address.port,
                     "capacity": host.capacity,
                     "calls": sorted(host.calls),
+                    "code": host.code,
+                    "version": host.status.get("code", {}).get("version", ""),
                     "misses": host.misses,
                     "pid": host.status.get("pid", 0),
                     "loop_lag_ms": host.status.get("loop_lag_ms", 0.0),
@@ -275,6 +322,8 @@ class Dispatcher:
             "hosts_starting": self._pool.starting,
             "host_deaths": self._pool.deaths,
             "gateways": dict(self._gateways),
+            "code": asdict(self._pool.context.code),
+            "rollout": self._rollout.status(),
             "counts": dict(self._counts),
         }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.errors import CapacityError, VoiceAgentError
 
@@ -19,6 +21,11 @@ MISSES: Final = 3
 """Health checks a host may miss; a process that is only slow must not lose its calls to a false alarm."""
 STARTING_AT_ONCE: Final = 4
 RETRY_S: Final = 2.0
+
+
+def surge(wanted: int) -> int:
+    """Hosts beyond ``wanted`` that may be there while one code takes over from another."""
+    return max(1, math.ceil(wanted / 4))
 
 
 class HostGoneError(CapacityError):
@@ -34,6 +41,12 @@ class HostClient(Protocol):
     async def status(self) -> dict[str, Any]:
         """See ``CallActor.status``."""
 
+    async def context(self) -> StackContext:
+        """What it was made from."""
+
+    async def await_turn(self, call_id: str, within_s: float) -> bool:
+        """Wait until a call is between two turns."""
+
     async def stop(self) -> None:
         """Let go of all calls."""
 
@@ -41,8 +54,8 @@ class HostClient(Protocol):
 class Cluster(Protocol):
     """Where hosts and gateways live."""
 
-    async def create_host(self, host_id: str) -> HostClient:
-        """Start the process of a call actor.
+    async def create_host(self, host_id: str, context: StackContext) -> HostClient:
+        """Start the process of a call actor, with the code that the context names.
 
         Raises:
             CapacityError: the cluster has no room for it.
@@ -60,6 +73,9 @@ class Cluster(Protocol):
     async def has_call(self, gateway_id: str, call_id: str) -> bool | None:
         """Whether a gateway has a call's stream; None when it does not answer."""
 
+    async def move_call(self, gateway_id: str, call_id: str, address: HostAddress) -> str:
+        """Have a gateway hand a call over; the host that has it then, empty where that is not known."""
+
     async def report(self, status: dict[str, Any]) -> None:
         """Tell the journal what the dispatcher knows; best effort."""
 
@@ -69,13 +85,14 @@ class Cluster(Protocol):
 
 @dataclass(slots=True)
 class Host:
-    """A call actor that is ready. ``calls`` is what the dispatcher has placed there."""
+    """A call actor that is ready. ``calls`` is what the dispatcher has placed there; ``code`` numbers its version."""
 
     host_id: str
     client: HostClient
     address: HostAddress
     capacity: int
     calls: set[str] = field(default_factory=set)
+    code: int = 1
     misses: int = 0
     status: dict[str, Any] = field(default_factory=dict)
 
@@ -86,10 +103,17 @@ class Host:
 
 
 class HostPool:
-    """``wanted`` hosts of ``capacity`` calls each. ``lost`` is called with each host that died."""
+    """``wanted`` hosts of ``capacity`` calls each. ``lost`` is called with each host that died.
 
-    def __init__(self, cluster: Cluster, *, wanted: int, capacity: int, lost: Callable[[Host], None]) -> None:
+    ``context`` is what new hosts are made from; those of another code stay until they are retired, and up to
+    ``surge(wanted)`` hosts are there beyond ``wanted`` while they do.
+    """
+
+    def __init__(
+        self, cluster: Cluster, context: StackContext, *, wanted: int, capacity: int, lost: Callable[[Host], None]
+    ) -> None:
         self.wanted = wanted
+        self.context = context
         self._cluster = cluster
         self._capacity = capacity
         self._lost = lost
@@ -119,16 +143,30 @@ class HostPool:
         """A ready host."""
         return self._hosts.get(host_id)
 
-    def place(self, call_id: str, *, avoid: str = "") -> Host:
+    def of_code(self, number: int) -> list[Host]:
+        """Hosts that run this code."""
+        return [host for host in self._hosts.values() if host.code == number]
+
+    def place(self, call_id: str, *, avoid: str = "", barred: Collection[int] = (), code: int = 0) -> Host:
         """Put a call on the least loaded host, in turn among equals, so that calls spread over processes.
+
+        Args:
+            call_id: which call.
+            avoid: a host that is out of the question.
+            barred: code that cannot read the call.
+            code: only this code will do; 0: that of the pool, else any.
 
         Raises:
             CapacityError: no host has room.
         """
-        open_hosts = [host for host in self._hosts.values() if host.free > 0 and host.host_id != avoid]
+        open_hosts = [
+            host
+            for host in self._hosts.values()
+            if host.free > 0 and host.host_id != avoid and host.code not in barred and code in (0, host.code)
+        ]
         if not open_hosts:
             raise CapacityError("no call actor has room; raise calls.max_calls or calls.spare_actors")
-        host = min(open_hosts, key=lambda candidate: len(candidate.calls))
+        host = min(open_hosts, key=lambda candidate: (candidate.code != self.context.code.number, len(candidate.calls)))
         self._hosts[host.host_id] = self._hosts.pop(host.host_id)
         host.calls.add(call_id)
         return host
@@ -139,9 +177,9 @@ class HostPool:
         if host is not None:
             host.misses = max(host.misses, 1)
 
-    def add(self, client: HostClient, address: HostAddress, capacity: int) -> Host:
+    def add(self, client: HostClient, address: HostAddress, capacity: int, code: int = 1) -> Host:
         """Take a ready host into the pool."""
-        host = self._hosts[address.host_id] = Host(address.host_id, client, address, capacity)
+        host = self._hosts[address.host_id] = Host(address.host_id, client, address, capacity, code=code)
         number = address.host_id.rpartition("-")[2]
         if number.isdigit():
             self._next = max(self._next, int(number) + 1)
@@ -152,6 +190,10 @@ class HostPool:
         """Take over the hosts that are alive already, with the calls they have."""
         found = await self._cluster.hosts()
         await asyncio.gather(*(self._adopt(host_id, client) for host_id, client in found.items()))
+        newest = max(self._hosts.values(), key=lambda host: host.code, default=None)
+        if newest is not None and newest.code > self.context.code.number:
+            # A deploy came after this dispatcher was made: its hosts know what more of them are made from.
+            self.context = await newest.client.context()
 
     async def _adopt(self, host_id: str, client: HostClient) -> None:
         try:
@@ -162,7 +204,7 @@ class HostPool:
             logger.warning("call actor not adopted", extra={"host_id": host_id, "reason": type(error).__name__})
             await self._cluster.destroy_host(host_id)
             return
-        host = self.add(client, address, int(status["capacity"]))
+        host = self.add(client, address, int(status["capacity"]), int(status.get("code", {}).get("number", 1)))
         host.status = status
 
     async def refill(self) -> bool:
@@ -170,7 +212,9 @@ class HostPool:
 
         Several at once for the first fill, later one at a time, to spare those that talk.
         """
-        missing = self.wanted - len(self._hosts) - len(self._starting)
+        present = len(self.of_code(self.context.code.number)) + len(self._starting)
+        room = self.wanted + surge(self.wanted) - len(self._hosts) - len(self._starting)
+        missing = min(self.wanted - present, room)
         self._was_full = self._was_full or missing <= 0
         if missing <= 0:
             return False
@@ -179,21 +223,38 @@ class HostPool:
         return True
 
     async def _create(self) -> None:
+        try:
+            await self.create(self.context)
+        except (VoiceAgentError, TimeoutError) as error:
+            logger.warning("call actor did not start", extra={"reason": str(error)})
+            await asyncio.sleep(RETRY_S)
+
+    async def create(self, context: StackContext) -> Host:
+        """One more host, of any code.
+
+        Raises:
+            VoiceAgentError: it did not start.
+            TimeoutError: it did not start in time.
+        """
         host_id = f"call-host-{self._next}"
         self._next += 1
         self._starting.add(host_id)
         try:
             async with asyncio.timeout(START_S):
-                client = await self._cluster.create_host(host_id)
+                client = await self._cluster.create_host(host_id, context)
                 address = await client.start()
-        except (VoiceAgentError, TimeoutError) as error:
-            logger.warning("call actor did not start", extra={"host_id": host_id, "reason": str(error)})
+        except (VoiceAgentError, TimeoutError):
             await self._cluster.destroy_host(host_id)
-            await asyncio.sleep(RETRY_S)
-            return
+            raise
         finally:
             self._starting.discard(host_id)
-        self.add(client, address, self._capacity)
+        return self.add(client, address, self._capacity, context.code.number)
+
+    async def retire(self, host: Host) -> None:
+        """End a host that is no longer wanted."""
+        if self._hosts.pop(host.host_id, None) is not None:
+            await self._stop(host)
+            self._change()
 
     async def check(self) -> None:
         """Ask every host how it is; those that are dead or silent for too long leave the pool."""

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 GATEWAY_S = 2.0
 """A gateway that is silent for this long gets no calls until it answers again."""
+MOVE_S = 8.0
+"""A gateway gives the other actor less time than this to say that it has the call."""
 CALL_SLOT = "call_slot"
 """Custom resource that keeps a node with calls from being judged idle; used where the cluster declares it."""
 
@@ -65,6 +67,16 @@ class RayHost:
         status: dict[str, Any] = await answer(self._actor.status.remote())
         return status
 
+    async def context(self) -> StackContext:
+        """What it was made from."""
+        context: StackContext = await answer(self._actor.context.remote())
+        return context
+
+    async def await_turn(self, call_id: str, within_s: float) -> bool:
+        """Wait until a call is between two turns."""
+        between: bool = await answer(self._actor.await_turn.remote(call_id, within_s))
+        return between
+
     async def stop(self) -> None:
         """Let go of all calls."""
         await answer(self._actor.stop.remote())
@@ -74,25 +86,24 @@ class RayCluster:
     """Hosts and gateways are found by name in the stack's namespace."""
 
     def __init__(self, context: StackContext) -> None:
-        self._context = context
         self._namespace = context.settings.ray.namespace
         self._journal = RayJournal(self._namespace)
 
-    async def create_host(self, host_id: str) -> HostClient:
-        """Start the process of a call actor.
+    async def create_host(self, host_id: str, context: StackContext) -> HostClient:
+        """Start the process of a call actor; it imports the code of the context's package, where that names one.
 
         Raises:
             CapacityError: the name is taken.
         """
-        return await asyncio.to_thread(self._create, host_id)
+        return await asyncio.to_thread(self._create, host_id, context)
 
-    def _create(self, host_id: str) -> HostClient:
-        calls = self._context.settings.calls
+    def _create(self, host_id: str, context: StackContext) -> HostClient:
+        calls = context.settings.calls
         declared = ray.cluster_resources()  # type: ignore[no-untyped-call]
         slots = {CALL_SLOT: calls.calls_per_actor} if CALL_SLOT in declared else {}
         try:
             actor = (
-                ray.remote(logging_at_start(CallActor, self._context.settings.telemetry.log_level))
+                ray.remote(logging_at_start(CallActor, context.settings.telemetry.log_level))
                 .options(
                     name=host_id,
                     namespace=self._namespace,
@@ -100,9 +111,10 @@ class RayCluster:
                     num_cpus=calls.num_cpus,
                     resources=slots,
                     max_restarts=0,
+                    runtime_env={"working_dir": context.code.package} if context.code.package else None,
                     scheduling_strategy="SPREAD",
                 )
-                .remote(self._context, host_id)
+                .remote(context, host_id)
             )
         except ValueError as error:
             raise CapacityError(f"call actor {host_id} cannot be created: {error}") from error
@@ -137,10 +149,14 @@ class RayCluster:
         held: bool | None = await self._of_gateway(gateway_id, "has_call", call_id)
         return held
 
-    async def _of_gateway(self, gateway_id: str, method: str, *arguments: str) -> Any:
+    async def move_call(self, gateway_id: str, call_id: str, address: HostAddress) -> str:
+        """Ask the gateway."""
+        return await self._of_gateway(gateway_id, "move_call", call_id, address, within_s=MOVE_S) or ""
+
+    async def _of_gateway(self, gateway_id: str, method: str, *arguments: Any, within_s: float = GATEWAY_S) -> Any:
         """None when the gateway is not there, is being restarted or does not answer."""
         try:
-            async with asyncio.timeout(GATEWAY_S):
+            async with asyncio.timeout(within_s):
                 actor = await asyncio.to_thread(ray.get_actor, gateway_id, self._namespace)
                 return await answer(getattr(actor, method).remote(*arguments))
         except (ValueError, TimeoutError, VoiceAgentError) as error:

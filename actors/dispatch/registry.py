@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 ENDED_KEPT: Final = 10_000
@@ -15,7 +15,8 @@ class Entry:
     """A call that is promised a slot or has one.
 
     ``host_id`` is empty while it is only reserved, and while its host is dead and no other was taken. ``since_s`` is
-    when this began; ``missing`` counts health checks in which its host did not know it.
+    when this began; ``missing`` counts health checks in which its host did not know it;
+    ``barred`` is the code that cannot read its state.
     """
 
     call_id: str
@@ -25,6 +26,7 @@ class Entry:
     live: bool = False
     epoch: int = 0
     missing: int = 0
+    barred: set[int] = field(default_factory=set)
 
 
 class CallRegistry:

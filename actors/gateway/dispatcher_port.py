@@ -17,8 +17,8 @@ class DispatcherPort(Protocol):
             CapacityError: no call actor has room, or the dispatcher is away for the moment.
         """
 
-    async def replace(self, call_id: str, failed_host_id: str) -> HostAddress:
-        """Another host for a call whose host was lost.
+    async def replace(self, call_id: str, failed_host_id: str, reason: str = "") -> HostAddress:
+        """Another host for a call whose host was lost, or refused it for ``reason``.
 
         Raises:
             CapacityError: no spare is free, or the dispatcher is away for the moment.

@@ -28,6 +28,7 @@ from actors.link.connection import LinkLimits
 from actors.tasks import LoopLag, TaskKeeper
 from configs.runtime import StackContext
 from engines import registry
+from voice_agent.admission import HostAddress
 from voice_agent.errors import AuthError, CapacityError, ProtocolError
 from voice_agent.playout import PlayoutStatistics
 from voice_agent.twilio import signature, tokens
@@ -206,6 +207,11 @@ class MediaGateway:
     async def media_url(self) -> str:
         """Where carriers reach this gateway; empty before it listens."""
         return self._media_url if self._server is not None and not self._stopping else ""
+
+    async def move_call(self, call_id: str, address: HostAddress) -> str:
+        """Hand a call over to another host while its own lives: the id of the host that has it then, empty for none."""
+        call = self._calls.get(call_id)
+        return await call.move(address) if call is not None else ""
 
     async def has_call(self, call_id: str) -> bool:
         """Whether a call has, or had a moment ago, its stream here."""

@@ -21,7 +21,18 @@ from actors.gateway.pulse import Pulse
 from actors.gateway.takeover import TakeOver, TakeOverClock
 from actors.gateway.twilio_leg import FAILED, TwilioLeg
 from actors.gateway.vad_batch import VadBatch
-from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach, Play, Snapshot
+from actors.link.messages import (
+    HANDED_OVER,
+    HOST_FULL,
+    UNREADABLE,
+    Attach,
+    CallerAudio,
+    CallEvent,
+    Control,
+    Detach,
+    Play,
+    Snapshot,
+)
 from configs.settings import MediaSettings
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import (
@@ -46,8 +57,9 @@ RETRY_S: Final = 0.1
 MOST_HOSTS: Final = 5
 """Hosts tried one after another before a call is given up."""
 UNCONFIRMED_EVENTS: Final = 256
-HOST_FULL: Final = "full"
-"""Reason of a ``hang_up`` by an actor that has no room: the call needs another host, not an end."""
+MOVED: Final = "moved"
+MOVE_S: Final = 5.0
+"""An actor that a call is moved to says within this time that it has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class CallCounters:
     malformed: int = 0
     out_of_order: int = 0
     takeovers: int = 0
+    moves: int = 0
     stale_messages: int = 0
     refused_plays: int = 0
     events: int = 0
@@ -112,6 +125,10 @@ class GatewayCall:
         self._before = before
         self._replaced = False
         self._link: HostLink | None = None
+        self._lost_reason = ""
+        self._target: HostAddress | None = None
+        self._moved: asyncio.Future[None] | None = None
+        self._move_epoch = 0
         self._over = ""
         self._changed = asyncio.Event()
         self._scope: asyncio.Timeout | None = None
@@ -165,6 +182,9 @@ class GatewayCall:
             if self._before is not None:
                 await asyncio.wait((self._before,), timeout=RELEASE_S)
             while not self._over:
+                if self._target is not None and self._link is not None:
+                    failed = await self._move_to(self._target, self._link)
+                    continue
                 address = await self._find(failed)
                 if address is None:
                     break
@@ -197,7 +217,7 @@ class GatewayCall:
         dispatcher = self._services.dispatcher
         try:
             if failed:
-                return await dispatcher.replace(self.call_id, failed)
+                return await dispatcher.replace(self.call_id, failed, self._lost_reason)
             return await dispatcher.claim(self.call_id)
         except VoiceAgentError as error:
             logger.warning("no call actor", extra={"call_id": self.call_id, "reason": error.message})
@@ -225,6 +245,61 @@ class GatewayCall:
         self._clock.found(address.host_id)
         self._hand_over(link)
         return not link.connection.closed
+
+    async def move(self, address: HostAddress) -> str:
+        """Go to another host while this one lives: the id of the host that has the call then, empty for none.
+
+        It is the other one once that has said so. A call that was refused there, or lost meanwhile, is on its way to
+        whatever host the dispatcher names next.
+        """
+        if not self._over and self._link is not None and self._moved is None and self._link.address != address:
+            self._target, self._moved = address, self._loop.create_future()
+            self._changed.set()
+            try:
+                async with asyncio.timeout(MOVE_S):
+                    await self._moved
+            except TimeoutError:
+                logger.warning("move not confirmed", extra={"call_id": self.call_id, "to": address.host_id})
+            finally:
+                self._target = self._moved = None
+        return self._link.address.host_id if self._link is not None and not self._over else ""
+
+    async def _move_to(self, address: HostAddress, former: HostLink) -> str:
+        """Link first, then let go of the former host. The id of the host to be replaced when the link is lost.
+
+        Until the ``Attach`` the former host has the call; from then on its epoch is over.
+        """
+        self._target = None
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(CLAIM_S) as self._scope:
+                link = await self._services.links.attach(address, self)
+        except (OSError, VoiceAgentError) as error:
+            logger.warning("call not moved", extra={"call_id": self.call_id, "reason": repr(error)})
+            self._settle_move()
+            if self._link is not None and not self._over:
+                await self._changed.wait()
+            return former.address.host_id
+        finally:
+            self._scope = None
+        if self._over:
+            self._services.links.detach(link, self)
+            return address.host_id
+        self._clock.lost(MOVED)
+        self._link = link
+        self._epoch = self._move_epoch = self._epoch + 1
+        self._counters.moves += 1
+        self._clock.found(address.host_id)
+        self._hand_over(link)
+        former.send(Detach(self.call_id, HANDED_OVER))
+        self._services.links.detach(former, self)
+        if not link.connection.closed:
+            await self._changed.wait()
+        return address.host_id
+
+    def _settle_move(self) -> None:
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
 
     def _hand_over(self, link: HostLink) -> None:
         """Tell the actor everything it needs: the state, what happened since, and the open utterance from its start."""
@@ -360,6 +435,8 @@ class GatewayCall:
             self._snapshot = message.state
             while self._unconfirmed and self._unconfirmed[0][0] <= message.events:
                 self._unconfirmed.popleft()
+            if self._move_epoch == self._epoch:
+                self._settle_move()
             if (moved := self._clock.listening()) is not None:
                 self._services.moved(moved)
 
@@ -367,6 +444,9 @@ class GatewayCall:
         """The actor is gone; ``run`` finds another."""
         if self._link is link:
             self._link = None
+            self._lost_reason = reason
+            if self._move_epoch == self._epoch:
+                self._settle_move()
             self._clock.lost(reason)
             self._changed.set()
 
@@ -385,9 +465,9 @@ class GatewayCall:
             self._do(self.ledger.clear(control.number, now_ms))
         elif control.verb == "close_utterance":
             self.ear.close_utterance(control.number)
-        elif control.verb == "hang_up" and control.reason == HOST_FULL and self._link is not None:
+        elif control.verb == "hang_up" and control.reason in (HOST_FULL, UNREADABLE) and self._link is not None:
             self._services.links.detach(self._link, self)
-            self.link_lost(self._link, HOST_FULL)
+            self.link_lost(self._link, control.reason)
         elif control.verb == "hang_up":
             self.end(control.reason or FAILED, 1000, "call ended")
         else:

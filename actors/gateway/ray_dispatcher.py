@@ -24,9 +24,9 @@ class RayDispatcher:
         address: HostAddress = await self._ask("claim", call_id)
         return address
 
-    async def replace(self, call_id: str, failed_host_id: str) -> HostAddress:
+    async def replace(self, call_id: str, failed_host_id: str, reason: str = "") -> HostAddress:
         """See ``DispatcherPort``."""
-        address: HostAddress = await self._ask("replace", call_id, failed_host_id)
+        address: HostAddress = await self._ask("replace", call_id, failed_host_id, reason)
         return address
 
     async def release(self, call_id: str, reason: str) -> None:

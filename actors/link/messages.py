@@ -112,5 +112,14 @@ class Snapshot:
     events: int = 0
 
 
+HANDED_OVER = "handed_over"
+"""Reason of a ``Detach`` after which the call goes on in another actor."""
+
+HOST_FULL = "full"
+"""Reason of a ``hang_up`` by an actor that has no room: the call needs another host, not an end."""
+
+UNREADABLE = "unreadable"
+"""The same of an actor that cannot read the call's snapshot: the call needs a host with the code that wrote it."""
+
 ToActor = Hello | Attach | CallEvent | CallerAudio | Detach
 ToGateway = Hello | Play | Control | Snapshot

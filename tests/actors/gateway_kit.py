@@ -150,7 +150,7 @@ class FakeDispatcher:
         await self.gate.wait()
         return self._place()
 
-    async def replace(self, call_id: str, failed_host_id: str) -> HostAddress:
+    async def replace(self, call_id: str, failed_host_id: str, reason: str = "") -> HostAddress:
         self.asked.append(("replace", call_id, failed_host_id))
         await self.gate.wait()
         if call_id not in self.live:

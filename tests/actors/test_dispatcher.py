@@ -23,8 +23,8 @@ def context_of(**calls):
 
 
 class FakeHost:
-    def __init__(self, host_id, capacity):
-        self.host_id, self.capacity = host_id, capacity
+    def __init__(self, host_id, capacity, context=None):
+        self.host_id, self.capacity, self.made_from = host_id, capacity, context
         self.calls, self.orphans = {}, []
         self.dead = self.silent = self.stopped = False
 
@@ -57,11 +57,11 @@ class FakeCluster:
         self.reports, self.lost = [], []
         self.holds = {}
 
-    async def create_host(self, host_id):
+    async def create_host(self, host_id, context):
         if self.refuse:
             self.refuse -= 1
             raise CapacityError("no CPUs")
-        host = self.living[host_id] = FakeHost(host_id, self.capacity)
+        host = self.living[host_id] = FakeHost(host_id, self.capacity, context)
         return host
 
     async def hosts(self):

@@ -79,6 +79,12 @@ class DialogMachine(TakingOver):
         return self._s.state
 
     @property
+    def between_turns(self) -> bool:
+        """Nobody speaks, no key waits for the next and nothing is under way."""
+        s = self._s
+        return s.state is State.LISTENING and s.utterance is None and s.reply is None and not (s.jobs or s.digits)
+
+    @property
     def turn(self) -> int:
         """Number of the newest agent turn; 0 before the greeting."""
         return self._s.turn
