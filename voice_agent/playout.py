@@ -41,10 +41,11 @@ class PlayoutSettings:
 
 @dataclass(frozen=True, slots=True)
 class SendAudio:
-    """Send these mu-law bytes to the carrier."""
+    """Send these mu-law bytes to the carrier. By the playout clock they are heard from ``heard_at_ms`` on."""
 
     turn: int
     audio: bytes
+    heard_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +310,8 @@ class PlayoutLedger:
                 actions.append(PlayoutStarted(clause.turn, clause.number, now_ms))
             starts_at = max(now, self._ends_at)
             self._flights.append(_Flight(clause, clause.sent, size, starts_at))
-            actions.append(SendAudio(clause.turn, bytes(clause.audio[clause.sent : clause.sent + size])))
+            audio = bytes(clause.audio[clause.sent : clause.sent + size])
+            actions.append(SendAudio(clause.turn, audio, starts_at // SAMPLES_PER_MS))
             clause.sent += size
             self._ends_at = starts_at + size
             self.statistics.sent_bytes += size

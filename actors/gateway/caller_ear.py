@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from actors.gateway.vad_batch import VadBatch
 from configs.settings import MediaSettings
 from voice_agent.dialog.events import Event, SpeechPaused, SpeechResumed, SpeechStarted
+from voice_agent.echo import EchoGuard
 from voice_agent.speech import (
     SAMPLES_PER_MS,
     CallerAudioStore,
@@ -64,6 +65,7 @@ class CallerEar:
             keep_samples=int(media.ring_s * 1000) * SAMPLES_PER_MS, preroll_samples=media.preroll_ms * SAMPLES_PER_MS
         )
         self._clock = SampleClock()
+        self._echo = EchoGuard()
         self._onset_ms = 0
         self._pause_ms = 0
 
@@ -84,6 +86,14 @@ class CallerEar:
         if end - self._judged_to >= self._window:
             self._clock.arrived(end, self._owner.now_ms)
             self._vad.submit(self)
+
+    def agent_says(self, heard_at_ms: int, audio: bytes) -> None:
+        """The agent's audio, mu-law 8 kHz, that the caller hears from then on: its echo is no speech."""
+        self._echo.sent(heard_at_ms, audio)
+
+    def agent_stopped(self, now_ms: int) -> None:
+        """Of the agent's audio the caller hears nothing more."""
+        self._echo.cut(now_ms)
 
     def close_utterance(self, utterance: int) -> None:
         """The dialog is done with an utterance; others are left alone."""
@@ -114,7 +124,10 @@ class CallerEar:
 
     def worth_judging(self, loudest_db: float) -> bool:
         """Whether a window whose loudest frame has this level may be speech."""
-        return self._segmenter.worth_judging(loudest_db)
+        segmenter = self._segmenter
+        if segmenter.speaking or not segmenter.worth_judging(loudest_db):
+            return segmenter.speaking
+        return loudest_db > self._echo.limit_db(self._clock.to_ms(segmenter.position, self._owner.now_ms))
 
     def next_window(self) -> bytes:
         """The next window."""
@@ -131,6 +144,9 @@ class CallerEar:
 
     def _listen(self, probability: float, frames_db: list[float]) -> None:
         segmenter = self._segmenter
+        if self._echo.expected:
+            begin_ms = self._clock.to_ms(segmenter.position, self._owner.now_ms)
+            self._echo.heard(begin_ms, begin_ms + self._window // SAMPLES_PER_MS, max(frames_db))
         # Only an onset asks whether the agent is heard, so most windows need not.
         playing = not segmenter.speaking and self._owner.agent_heard()
         signal = segmenter.accept(probability, frames_db, playing=playing)

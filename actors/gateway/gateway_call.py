@@ -479,10 +479,12 @@ class GatewayCall:
         for action in actions:
             if isinstance(action, SendAudio):
                 self._leg.send_audio(action.audio)
+                self.ear.agent_says(action.heard_at_ms, action.audio)
             elif isinstance(action, SendMark):
                 self._leg.send_mark(action.name)
             elif isinstance(action, SendClear):
                 self._leg.send_clear()
+                self.ear.agent_stopped(self.now_ms)
             else:
                 self.event(action)
         self._due_ms = self.ledger.next_deadline_ms()
