@@ -116,6 +116,27 @@ class TurnSettings(Section):
     stage_deadline_s: float = Field(6.0, gt=0, description="A stage that has given nothing for this long has failed.")
 
 
+class DeadlineSettings(Section):
+    """What counts as a stall of an engine; see docs/resilience.md. `turn.stage_deadline_s` ends a stage for good."""
+
+    stt_s: float = Field(1.0, gt=0, description="A recogniser that has not answered a pause by then has stalled.")
+    search_s: float = Field(1.0, gt=0, description="The same of a search.")
+    llm_first_s: float = Field(1.5, gt=0, description="The same of a model's first words.")
+    llm_next_s: float = Field(1.5, gt=0, description="The same between its words.")
+    llm_words_per_s: float = Field(
+        2.0,
+        ge=0,
+        description="A model slower than this over two seconds or more counts as at fault; speech needs about 2.5.",
+    )
+    tts_first_s: float = Field(0.8, gt=0, description="A voice without audio by then has stalled.")
+    tts_behind_s: float = Field(0.8, gt=0, description="A voice this far behind its own playout has stalled.")
+    faults: int = Field(3, ge=1, description="Faults in `window_s`, half of its requests or more, that open a breaker.")
+    window_s: float = Field(30.0, gt=0, description="How long an outcome counts.")
+    cool_down_s: float = Field(
+        5.0, gt=0, description="From opening to the first probe; doubled by each probe that fails, to a minute."
+    )
+
+
 class AgentSettings(Section):
     """What the agent says by itself."""
 
@@ -156,6 +177,13 @@ class AgentSettings(Section):
     )
 
 
+class FallbackSettings(Section):
+    """The engine that answers while the stage's own one is at fault; it lives in the same replicas."""
+
+    engine: str = Field("", description="Registry name of the fallback engine; empty: none.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the fallback engine.")
+
+
 class StageSettings(Section):
     """One stage of the model plane."""
 
@@ -166,6 +194,7 @@ class StageSettings(Section):
     num_cpus: float = Field(0.1, ge=0, description="Ray CPUs reserved per replica.")
     num_gpus: float = Field(0.0, ge=0, description="GPUs reserved per replica; fractions share one.")
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine; see docs/engines.md.")
+    fallback: FallbackSettings = FallbackSettings()
 
 
 class SpeechToTextSettings(StageSettings):
@@ -332,6 +361,7 @@ class Settings(Section):
     twilio: TwilioSettings = TwilioSettings()
     media: MediaSettings = MediaSettings()
     turn: TurnSettings = TurnSettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
     agent: AgentSettings = AgentSettings()
     stt: SpeechToTextSettings = SpeechToTextSettings()
     llm: LanguageModelSettings = LanguageModelSettings()

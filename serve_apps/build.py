@@ -32,7 +32,8 @@ _GRACEFUL_SHUTDOWN_WAIT_LOOP_S = 0.2
 # Autoscaling aims at this share of the requests a replica takes at most; the rest is room for the time it needs.
 _AUTOSCALING_SHARE = 0.25
 RAY_SERVE_LLM: Final = "ray-serve-llm"
-_STICKY_ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+_ROUTER: Any = "actors.call.replicas.AvoidingRouter"
+_STICKY_ROUTER: Any = "actors.call.replicas.StickyAvoidingRouter"
 
 
 def build_apps(context: StackContext) -> dict[str, serve.Application]:
@@ -129,8 +130,9 @@ def _deploy(deployment_class: type[Any], stage: StageSettings, log_level: str, *
         )
     else:
         options["num_replicas"] = stage.replicas
-    if sticky and max(stage.replicas, stage.max_replicas) > 1:
-        options["request_router_config"] = RequestRouterConfig(request_router_class=_STICKY_ROUTER)
+    if max(stage.replicas, stage.max_replicas) > 1:
+        router = _STICKY_ROUTER if sticky else _ROUTER
+        options["request_router_config"] = RequestRouterConfig(request_router_class=router)
     return serve.deployment(
         logging_at_start(deployment_class, log_level),
         name=deployment_class.__name__,

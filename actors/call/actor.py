@@ -122,6 +122,7 @@ class CallActor:
             "journal_waiting": kit.outbox.waiting if kit else 0,
             "journal_dropped": kit.outbox.dropped if kit else 0,
             "loop_lag_ms": self._lag.worst_ms,
+            "stages": kit.plane.health() if kit else {},
             "not_recorded": list(kit.recordings.missing) if kit else [],
             "late_rules": kit.outbox.redactor.late_rules() if kit and kit.outbox.redactor else [],
         }
@@ -249,8 +250,11 @@ def _peer(shell: CallShell) -> str:
 def _cluster_edges(context: StackContext) -> CallEdges:
     """The edges of a process in a Ray cluster."""
     from actors.call.serve_plane import ServePlane
+    from actors.call.stalls import deadlines_of
     from actors.clients import RayJournal, node_address
 
     stt = context.settings.stt
-    plane = ServePlane(sticky=max(stt.replicas, stt.max_replicas) > 1)
+    plane = ServePlane(
+        sticky=max(stt.replicas, stt.max_replicas) > 1, deadlines=deadlines_of(context.settings.deadlines)
+    )
     return CallEdges(plane, RayJournal(context.settings.ray.namespace), node_address())

@@ -59,7 +59,7 @@ async def items_of(open_stream: Callable[[], AsyncGenerator[T, None]], patience_
             except StopAsyncIteration:
                 return
             except VoiceAgentError as error:
-                if given or retried or not error.retryable or isinstance(error, DeadlineExceededError):
+                if given or retried or not error.retryable or loop.time() >= give_up_at_s:
                     raise
                 retried = True
 

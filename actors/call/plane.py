@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from voice_agent.plan import Outcome
 from voice_agent.ports import (
@@ -42,6 +42,9 @@ class ModelPlane(Protocol):
     @property
     def load(self) -> float:
         """How busy the engines are, 0 idle to 1 at their limit."""
+
+    def health(self) -> dict[str, Any]:
+        """By stage: its engine, the one that answered last, uses of fallbacks, replicas that are avoided."""
 
     async def warm(self) -> None:
         """Connect to every stage with a real request, so that no caller pays for a cold handle.

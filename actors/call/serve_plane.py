@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from ray import serve
@@ -12,7 +13,10 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from actors.call.load import PlaneLoad
-from voice_agent.errors import EngineFailedError, EngineUnavailableError, VoiceAgentError
+from actors.call.replicas import WATCH
+from actors.call.stage_health import StageHealth
+from actors.call.stalls import StageDeadlines, within
+from voice_agent.errors import DeadlineExceededError, EngineFailedError, EngineUnavailableError, VoiceAgentError
 from voice_agent.plan import Outcome
 from voice_agent.ports import (
     Capabilities,
@@ -37,6 +41,8 @@ STAGES: Final = {
 """Serve application and deployment of each stage."""
 
 POLL_S: Final = 0.2
+BUSY: Final = 0.8
+"""At this load lateness is no fault: whoever gives up and asks again makes it worse."""
 
 
 def engine_error(stage: str, error: BaseException) -> VoiceAgentError:
@@ -61,11 +67,20 @@ class ServePlane:
     """``ModelPlane`` over the handles of the Serve applications; one per process, shared by its calls.
 
     Handles are made in ``warm``, inside the process that uses them. ``sticky``: there may be several replicas of the
-    recogniser, and the requests of a call are to go to the same one while it is there.
+    recogniser, and the requests of a call are to go to the same one while it is there. ``deadlines``: by stage, after
+    which a request that stalls is given up if another replica can be asked.
     """
 
-    def __init__(self, *, sticky: bool = False, warm_timeout_s: float = 180.0) -> None:
+    def __init__(
+        self,
+        *,
+        sticky: bool = False,
+        warm_timeout_s: float = 180.0,
+        deadlines: Mapping[str, StageDeadlines] | None = None,
+    ) -> None:
         self._sticky = sticky
+        self._deadlines = deadlines or {}
+        self._health = StageHealth()
         self._warm_timeout_s = warm_timeout_s
         self._open = 0
         self._handles: dict[str, Any] = {}
@@ -99,6 +114,10 @@ class ServePlane:
         """By the waiting of recognition and search, the two stages that every turn asks first."""
         return self._load.level
 
+    def health(self) -> dict[str, Any]:
+        """By stage: the engine, the one that answered last, uses of others, replicas that are avoided."""
+        return self._health.status({app: WATCH.open().get(name, {}) for app, name in STAGES.items()})
+
     async def warm(self) -> None:
         """Make the handles and ask each stage for its capabilities.
 
@@ -115,6 +134,8 @@ class ServePlane:
                 raise EngineUnavailableError(f"the {app} app does not answer; is it deployed? {error}") from error
             if app == "stt":
                 self._stt = capabilities
+            if isinstance(capabilities, Capabilities):
+                self._health.primary(app, capabilities.name)
         self._specs = {spec.name: spec for spec in await self._unary("tools", handles["tools"].specs)}
         # Method handles share the router of their deployment, which is warm now.
         self._handles = {
@@ -140,6 +161,7 @@ class ServePlane:
             handle = handle.options(session_id=request.call_id)
         started_s = time.monotonic()
         response: TranscribeResponse = await self._unary("stt", handle, request)
+        self._health.answered("stt", response.engine)
         self._load.note((time.monotonic() - started_s) * 1000, response.engine_ms)
         return response
 
@@ -165,29 +187,75 @@ class ServePlane:
 
     async def _unary(self, stage: str, handle: Any, *arguments: Any) -> Any:
         response = handle.remote(*arguments)
+        limit_s = self._deadlines[stage].first_s if stage in self._deadlines else None
         self._open += 1
         try:
-            return await response
+            answer = await within(response, limit_s, lambda: self._stalled(response))
+            WATCH.succeeded(response.request_id)
+            return answer
+        except TimeoutError:
+            response.cancel()
+            raise DeadlineExceededError(f"{stage}: the replica has stalled") from None
         except asyncio.CancelledError:
             response.cancel()
             raise
         except Exception as error:
             # Serve raises its own errors, Ray's, gRPC's and whatever the replica raised: this is the request border.
-            raise engine_error(stage, error) from error
+            raise self._failed(stage, response, error) from error
         finally:
             self._open -= 1
+
+    def _stalled(self, response: Any, *, begun: bool = False) -> bool:
+        """A deadline has passed: give up, if that can help. A stream that has ``begun`` will not catch up."""
+        if self.load >= BUSY:
+            return False
+        WATCH.failed(response.request_id)
+        return begun or WATCH.another(response.request_id)
+
+    def _failed(self, stage: str, response: Any, error: Exception) -> VoiceAgentError:
+        known = engine_error(stage, error)
+        if known.retryable:
+            WATCH.failed(response.request_id)
+        return known
 
     async def _stream(self, stage: str, request: Any) -> AsyncGenerator[Any, None]:
         response = self._handles[stage].remote(request)
         self._open += 1
         over = False
         try:
-            async for item in response:
+            async for item in self._timed(stage, response):
+                self._health.answered(stage, item.engine)
                 yield item
             over = True
+            WATCH.succeeded(response.request_id)
+        except TimeoutError:
+            raise DeadlineExceededError(f"{stage}: the replica has stalled") from None
         except Exception as error:
-            raise engine_error(stage, error) from error
+            raise self._failed(stage, response, error) from error
         finally:
             self._open -= 1
             if not over:
                 response.cancel()
+
+    async def _timed(self, stage: str, response: Any) -> AsyncGenerator[Any, None]:
+        """The items of a stream, each within its deadline.
+
+        Raises:
+            TimeoutError: the stream has stalled: in front of its first item if there is another replica, behind it in
+                any case, for it will not catch up.
+        """
+        deadlines = self._deadlines.get(stage, StageDeadlines())
+        items, given, audio_bytes, first_s = aiter(response), 0, 0, 0.0
+        while True:
+            waited_s = time.monotonic() - first_s if given else 0.0
+            try:
+                item = await within(
+                    anext(items),
+                    deadlines.item_s(given, audio_bytes, waited_s),
+                    partial(self._stalled, response, begun=given > 0),
+                )
+            except StopAsyncIteration:
+                return
+            first_s = first_s or time.monotonic()
+            given, audio_bytes = given + 1, audio_bytes + len(getattr(item, "audio", b""))
+            yield item

@@ -75,6 +75,9 @@ class LocalPlane:
         self.ends = None
         self.warmed = 0
 
+    def health(self):
+        return {}
+
     async def warm(self):
         self.warmed += 1
 

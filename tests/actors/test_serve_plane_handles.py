@@ -16,6 +16,19 @@ from voice_agent.tools import ToolRequest, ToolSpec
 SPECS = [ToolSpec("look_up_order", "sql"), ToolSpec("end_call", "end_call")]
 
 
+class FakeResponse:
+    """What a handle gives: awaitable, with an id."""
+
+    request_id = "r1"
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        return self._answer
+
+
 class FakeHandle:
     """A handle whose every method answers from a table and notes the options it was called with."""
 
@@ -37,9 +50,7 @@ class FakeHandle:
             "run": Outcome("look_up_order", True),
             "transcribe": TranscribeResponse(text="hi"),
         }
-        response = asyncio.get_running_loop().create_future()
-        response.set_result(answers[self._method])
-        return response
+        return FakeResponse(answers[self._method])
 
 
 async def plane_of(monkeypatch, **options):

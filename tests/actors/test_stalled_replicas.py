@@ -1,0 +1,197 @@
+"""A replica that stalls is given up by the caller's own deadline, and avoided until a probe of it succeeds."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("ray")
+
+from actors.call import replicas, serve_plane
+from actors.call.jobs import answer_of, items_of
+from actors.call.replicas import SUSPECT_S, ReplicaWatch, _Avoiding
+from actors.call.serve_plane import ServePlane
+from actors.call.stalls import StageDeadlines
+from voice_agent.errors import DeadlineExceededError
+from voice_agent.ports import SearchRequest, SearchResponse, SpeakRequest, SpeechChunk
+
+QUICK = {"retriever": StageDeadlines(0.05), "tts": StageDeadlines(0.05, behind_s=0.05)}
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    clock = Clock()
+    made = ReplicaWatch(clock)
+    made.clock = clock
+    made.known("Retriever", frozenset("ab"))
+    made.known("TextToSpeech", frozenset("ab"))
+    monkeypatch.setattr(serve_plane, "WATCH", made)
+    monkeypatch.setattr(replicas, "WATCH", made)
+    return made
+
+
+class Replica:
+    """Answers of a stage, one after the other: a list is a stream, "hang" never comes."""
+
+    def __init__(self, watch, deployment, answers):
+        self.watch, self.deployment, self.answers = watch, deployment, answers
+        self.cancelled, self.served = 0, []
+
+    def remote(self, _):
+        replica = next((name for name in "ab" if not self.watch.avoid(self.deployment, name)), "a")
+        self.served.append(replica)
+        request_id = f"r{len(self.served)}"
+        self.watch.routed(request_id, self.deployment, replica)
+        return Response(self, request_id, self.answers.pop(0))
+
+
+class Response:
+    def __init__(self, owner, request_id, answer):
+        self.owner, self.request_id, self.answer = owner, request_id, answer
+
+    def __await__(self):
+        return self._one().__await__()
+
+    async def _one(self):
+        return await (asyncio.Event().wait() if self.answer == "hang" else asyncio.sleep(0, self.answer))
+
+    async def __aiter__(self):
+        for item in self.answer if isinstance(self.answer, list) else ["hang"]:
+            if item == "hang":
+                await asyncio.Event().wait()
+            yield item
+
+    def cancel(self):
+        self.owner.cancelled += 1
+
+
+def plane_with(stage, replica):
+    plane = ServePlane(deadlines=QUICK)
+    plane._handles[stage] = replica
+    return plane
+
+
+async def test_a_request_that_hangs_is_asked_of_another_replica(watch):
+    replica = Replica(watch, "Retriever", ["hang", SearchResponse(())])
+    plane = plane_with("retriever", replica)
+    loop = asyncio.get_running_loop()
+    assert await answer_of(lambda: plane.search(SearchRequest("CA1", "q")), loop.time() + 5) == SearchResponse(())
+    assert (replica.served, replica.cancelled, plane.open_requests) == (["a", "b"], 1, 0)
+
+
+async def test_where_there_is_no_other_replica_lateness_is_waited_for(watch):
+    watch.known("Retriever", frozenset("a"))
+    replica = Replica(watch, "Retriever", ["hang"])
+    plane = plane_with("retriever", replica)
+    with pytest.raises(DeadlineExceededError):
+        await answer_of(lambda: plane.search(SearchRequest("CA1", "q")), asyncio.get_running_loop().time() + 0.3)
+    assert replica.served == ["a"]
+
+
+async def test_a_busy_plane_is_not_asked_twice(watch, monkeypatch):
+    replica = Replica(watch, "Retriever", ["hang"])
+    plane = plane_with("retriever", replica)
+    monkeypatch.setattr(ServePlane, "load", property(lambda _: 0.9))
+    with pytest.raises(DeadlineExceededError):
+        await answer_of(lambda: plane.search(SearchRequest("CA1", "q")), asyncio.get_running_loop().time() + 0.3)
+    assert replica.served == ["a"]
+    assert not watch.avoid("Retriever", "a")
+
+
+async def test_a_voice_that_does_not_begin_is_asked_of_another_replica(watch):
+    replica = Replica(watch, "TextToSpeech", ["hang", [SpeechChunk(b"1", last=True)]])
+    plane = plane_with("tts", replica)
+    items = [item async for item in items_of(lambda: plane.speak(SpeakRequest("CA1", 1, 0, "hi")), 5.0)]
+    assert items == [SpeechChunk(b"1", last=True)]
+    assert (replica.served, plane.open_requests) == (["a", "b"], 0)
+
+
+async def test_a_voice_that_trickles_is_ended_and_its_replica_avoided(watch):
+    replica = Replica(watch, "TextToSpeech", [[SpeechChunk(b"1"), "hang"]])
+    plane = plane_with("tts", replica)
+    stream = items_of(lambda: plane.speak(SpeakRequest("CA1", 1, 0, "hi")), 5.0)
+    assert await anext(stream) == SpeechChunk(b"1")
+    with pytest.raises(DeadlineExceededError):
+        await anext(stream)
+    assert watch.avoid("TextToSpeech", "a")
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "given", "audio_bytes", "waited_s", "patience_s"),
+    [
+        (StageDeadlines(1.0, 2.0), 0, 0, 0.0, 1.0),
+        (StageDeadlines(1.0, 2.0), 3, 0, 9.0, 2.0),
+        (StageDeadlines(1.0, behind_s=0.5), 1, 16_000, 0.5, 2.0),
+        (StageDeadlines(1.0, behind_s=0.5), 1, 800, 3.0, 0.5),
+    ],
+)
+def test_speech_is_judged_by_its_own_playout(deadlines, given, audio_bytes, waited_s, patience_s):
+    assert deadlines.item_s(given, audio_bytes, waited_s) == patience_s
+
+
+def test_a_suspect_is_avoided_for_a_while_and_one_that_stalls_often_until_a_probe_succeeds(watch):
+    watch.routed("r1", "Retriever", "a")
+    watch.failed("r1")
+    assert watch.avoid("Retriever", "a")
+    watch.clock.now_s += SUSPECT_S + 0.1
+    assert not watch.avoid("Retriever", "a")
+    for number in range(2, 4):
+        watch.routed(f"r{number}", "Retriever", "a")
+        watch.failed(f"r{number}")
+    watch.clock.now_s += SUSPECT_S + 0.1
+    assert watch.avoid("Retriever", "a")
+    assert watch.open() == {"Retriever": {"a": "open"}}
+    watch.clock.now_s += 10
+    assert watch.wants_probe("Retriever", "a")
+    assert not watch.wants_probe("Retriever", "a")
+    watch.routed("probe", "Retriever", "a")
+    watch.succeeded("probe")
+    assert not watch.avoid("Retriever", "a")
+    assert watch.open() == {}
+
+
+def test_replicas_that_are_gone_are_forgotten(watch):
+    watch.routed("r1", "Retriever", "a")
+    watch.failed("r1")
+    watch.known("Retriever", frozenset("bc"))
+    assert not watch.avoid("Retriever", "a")
+
+
+class Base:
+    def __init__(self, ranks):
+        self._deployment_id = SimpleNamespace(name="Retriever")
+        self._ranks = ranks
+
+    async def choose_replicas(self, candidate_replicas, pending_request=None):
+        return self._ranks
+
+    async def _choose_replica_for_request(self, pending_request, *, is_retry=False):
+        return (await self.choose_replicas(self._ranks[0]))[0][0]
+
+
+class Router(_Avoiding, Base):
+    pass
+
+
+async def test_routers_go_round_what_stalls_while_there_is_another(watch):
+    a, b = (SimpleNamespace(replica_id=SimpleNamespace(unique_id=name)) for name in "ab")
+    watch.routed("r1", "Retriever", "a")
+    watch.failed("r1")
+    assert await Router([[a, b]]).choose_replicas([a, b]) == [[b]]
+    assert await Router([[a]]).choose_replicas([a, b]) == [[b]]
+    watch.routed("r2", "Retriever", "b")
+    watch.failed("r2")
+    assert await Router([[a, b]]).choose_replicas([a, b]) == [[a, b]]
+    request = SimpleNamespace(metadata=SimpleNamespace(request_id="r3"))
+    assert await Router([[a, b]])._choose_replica_for_request(request) is a
+    assert watch._served["r3"] == ("Retriever", "a")
