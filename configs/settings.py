@@ -177,13 +177,6 @@ class AgentSettings(Section):
     )
 
 
-class FallbackSettings(Section):
-    """The engine that answers while the stage's own one is at fault; it lives in the same replicas."""
-
-    engine: str = Field("", description="Registry name of the fallback engine; empty: none.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the fallback engine.")
-
-
 class StageSettings(Section):
     """One stage of the model plane."""
 
@@ -194,7 +187,12 @@ class StageSettings(Section):
     num_cpus: float = Field(0.1, ge=0, description="Ray CPUs reserved per replica.")
     num_gpus: float = Field(0.0, ge=0, description="GPUs reserved per replica; fractions share one.")
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine; see docs/engines.md.")
-    fallback: FallbackSettings = FallbackSettings()
+    fallback: str = Field(
+        "",
+        description="Engine that answers while the first one is at fault, in the same replicas; empty: none. See"
+        " docs/resilience.md.",
+    )
+    fallback_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the fallback engine.")
 
 
 class SpeechToTextSettings(StageSettings):
