@@ -32,7 +32,7 @@ class StackActors:
 
     journal: Any
     dispatcher: Any
-    gateway: Any
+    gateways: tuple[Any, ...]
     namespace: str
 
     def wait_ready(self, timeout_s: float) -> None:
@@ -46,7 +46,7 @@ class StackActors:
         give_up_at_s = time.monotonic() + timeout_s
         ray.get(self.journal.start.remote(), timeout=timeout_s)
         filling = self.dispatcher.ready.remote(timeout_s)
-        ray.get(self.gateway.start.remote(), timeout=timeout_s)
+        ray.get([gateway.start.remote() for gateway in self.gateways], timeout=timeout_s)
         if not ray.get(filling, timeout=max(0.0, give_up_at_s - time.monotonic()) + 5.0):
             status = ray.get(self.dispatcher.status.remote(), timeout=5.0)
             raise CapacityError(
@@ -56,9 +56,13 @@ class StackActors:
 
     def stop(self, timeout_s: float) -> None:
         """End calls, then the pool, then let records be written; each has ``timeout_s``. Blocking; never raises."""
-        for name, actor in ((GATEWAY_PREFIX, self.gateway), (DISPATCHER, self.dispatcher), (JOURNAL, self.journal)):
+        for name, group in (
+            (GATEWAY_PREFIX, self.gateways),
+            (DISPATCHER, (self.dispatcher,)),
+            (JOURNAL, (self.journal,)),
+        ):
             try:
-                ray.get(actor.stop.remote(), timeout=timeout_s)
+                ray.get([actor.stop.remote() for actor in group], timeout=timeout_s)
             except (GetTimeoutError, RayError) as error:
                 logger.warning("actor did not stop by itself", extra={"actor": name, "reason": type(error).__name__})
         kill_named(self.namespace)
@@ -72,18 +76,21 @@ def create(context: StackContext) -> StackActors:
     """
     node = ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    gateway_id = gateway_name(node)
+    names = [gateway_name(node, slot) for slot in range(context.settings.media.gateways)]
     return StackActors(
         journal=_named(Journal, JOURNAL, context).remote(context),
         dispatcher=_named(Dispatcher, DISPATCHER, context).remote(context),
-        gateway=_named(MediaGateway, gateway_id, context, scheduling_strategy=here).remote(context, gateway_id),
+        gateways=tuple(
+            _named(MediaGateway, name, context, scheduling_strategy=here).remote(context, name, None, slot)
+            for slot, name in enumerate(names)
+        ),
         namespace=context.settings.ray.namespace,
     )
 
 
-def gateway_name(node_id: str) -> str:
-    """Actor name, and gateway id, of the media gateway of a node."""
-    return f"{GATEWAY_PREFIX}{node_id[:8]}"
+def gateway_name(node_id: str, slot: int = 0) -> str:
+    """Actor name, and gateway id, of a media gateway of a node."""
+    return f"{GATEWAY_PREFIX}{node_id[:8]}" + (f"-{slot + 1}" if slot else "")
 
 
 def kill_named(namespace: str) -> None:

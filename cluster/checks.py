@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs import flows, policies, tool_files
+from configs.runtime import GATEWAY_NUMBER
 from configs.settings import Settings
 from engines import chosen
 from voice_agent.errors import ConfigError
@@ -19,6 +20,7 @@ def check(settings: Settings) -> None:
     """
     tries: tuple[Callable[[], object], ...] = (
         lambda: chosen.check_names(settings),
+        lambda: _check_gateways(settings),
         lambda: tool_files.load_tools(settings),
         lambda: policies.of(settings, probe=True),
         lambda: flows.of(settings, probe=True),
@@ -45,3 +47,12 @@ def with_whole_paths(settings: Settings) -> Settings:
             "dialog": dialog.model_copy(update={"flow": flow}),
         }
     )
+
+
+def _check_gateways(settings: Settings) -> None:
+    url = settings.server.public_media_url
+    if settings.media.gateways > 1 and url and GATEWAY_NUMBER not in url:
+        raise ConfigError(
+            f"server.public_media_url: with media.gateways={settings.media.gateways} each gateway needs an address of"
+            f" its own; put {GATEWAY_NUMBER} in it, e.g. wss://media{GATEWAY_NUMBER}.example.com/twilio/media"
+        )

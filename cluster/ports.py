@@ -8,6 +8,8 @@ import psutil
 
 from voice_agent.errors import ConfigError
 
+_TRIES = 50
+
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that is free now, picked by the kernel."""
@@ -59,3 +61,20 @@ def resolve(host: str, port: int, setting: str) -> int:
             f"stop that, or choose another with --set {setting}=N (0 picks a free one)"
         )
     return port
+
+
+def resolve_row(host: str, port: int, setting: str, count: int) -> int:
+    """The first of ``count`` ports in a row that are free: ``port`` itself, or any for 0.
+
+    Raises:
+        ConfigError: somebody else holds one of them.
+    """
+    if port:
+        for place in range(count):
+            resolve(host, port + place, setting)
+        return port
+    for _ in range(_TRIES):
+        first = free_port(host)
+        if all(is_free(host, first + place) for place in range(1, count)):
+            return first
+    raise ConfigError(f"no {count} free ports in a row were found for {setting}; name the first of them")

@@ -31,8 +31,9 @@ _TEMP_PATH_MAX = 40
 """Ray puts Unix sockets up to 66 bytes below its folder; their paths end at 107."""
 
 _OBJECT_STORE_BYTES = 128 * 2**20
-_SYSTEM_CPUS = 1.0
-"""For the dispatcher, the journal, the gateway and the ingress."""
+_SYSTEM_CPUS = 0.8
+"""For the dispatcher, the journal and the ingress; each gateway takes ``_GATEWAY_CPUS``."""
+_GATEWAY_CPUS = 0.2
 
 
 class RayStartError(VoiceAgentError):
@@ -57,11 +58,16 @@ def cluster_size(settings: Settings) -> ClusterSize:
     calls = settings.calls
     hosts = math.ceil(calls.max_calls / calls.calls_per_actor) + calls.spare_actors
     reserved = sum(_replicas(stage) * stage.num_cpus for stage in stages) + hosts * calls.num_cpus + _SYSTEM_CPUS
+    reserved += settings.media.gateways * _GATEWAY_CPUS
     reserved += settings.tools.replicas * settings.tools.num_cpus
     return ClusterSize(
         num_cpus=settings.ray.num_cpus or math.ceil(reserved),
         call_slots=hosts * calls.calls_per_actor,
-        processes=hosts + sum(_replicas(stage) for stage in stages) + settings.tools.replicas + 6,
+        processes=hosts
+        + sum(_replicas(stage) for stage in stages)
+        + settings.tools.replicas
+        + settings.media.gateways
+        + 5,
     )
 
 

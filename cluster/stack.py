@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import checks, ports, processes, statefile
 from cluster.guard import Charge, Guard
+from cluster.keeper import Keeper
 from cluster.ray_local import RayCluster
 from cluster.statefile import DataDirLock, StackState
 from cluster.steps import Steps
@@ -80,6 +81,7 @@ class Stack:
         self._lock = DataDirLock(self._data_dir)
         self._ray = RayCluster(self._settings)
         self._postgres: EmbeddedPostgres | None = None
+        self._keeper: Keeper | None = None
         self._guard: Guard | None = None
         self._wiring: Wiring | None = None
         self._stores: Future[str] | None = None
@@ -110,6 +112,9 @@ class Stack:
         with self._steps.step("ray"):
             self._ray.start()
         dsn = self._stores.result()
+        if self._postgres is not None:
+            self._keeper = Keeper(self._postgres)
+            self._keeper.start()
         context = self._context(run_id, dsn)
         from cluster.wiring import Wiring
 
@@ -175,6 +180,9 @@ class Stack:
 
     def _stop_stores(self) -> None:
         self._given_up.set()
+        if self._keeper is not None:
+            self._keeper.stop()
+            self._keeper = None
         if self._child is not None:
             self._child.stop()
         if self._stores is not None:
@@ -225,7 +233,7 @@ def _with_secrets_and_ports(settings: Settings) -> Settings:
     """Free ports for 0, an API key, and an auth token for emulated calls when Twilio's is not given."""
     server = settings.server
     webhook = ports.resolve(server.host, server.webhook_port, "server.webhook_port")
-    media = ports.resolve(server.host, server.media_port, "server.media_port")
+    media = ports.resolve_row(server.host, server.media_port, "server.media_port", settings.media.gateways)
     metrics = ports.resolve("127.0.0.1", settings.telemetry.metrics_port, "telemetry.metrics_port")
     return settings.model_copy(
         update={

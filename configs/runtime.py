@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from configs.settings import Settings
+
+GATEWAY_NUMBER: Final = "{gateway}"
+"""Stands for the number of a gateway in ``server.public_media_url``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class StackContext:
         stream_token_secret: signs the single-use tokens in TwiML.
         api_key: for ``/api``.
         webhook_url: public base URL of the ingress (what Twilio signs), without a trailing slash.
-        media_url: public WebSocket URL of the media gateway, path included.
+        media_url: public WebSocket URL of the media gateways, path included; ``media_url_of`` is that of each.
         code: what the processes made from this context run.
         foreign: settings of other code that passed through here, kept for processes that know them.
 
@@ -70,6 +74,15 @@ class StackContext:
         plain["code"] = {one.name: getattr(self.code, one.name) for one in fields(self.code)}
         del plain["foreign"]
         return _context_of, (plain,)
+
+    def media_url_of(self, slot: int) -> str:
+        """Public URL of the node's gateway ``slot`` (from 0): its number in the URL, or the next ports."""
+        if GATEWAY_NUMBER in self.media_url:
+            return self.media_url.replace(GATEWAY_NUMBER, str(slot + 1))
+        parts = urlsplit(self.media_url)
+        if slot == 0 or parts.port is None:
+            return self.media_url
+        return parts._replace(netloc=f"{parts.hostname}:{parts.port + slot}").geturl()
 
 
 def _context_of(plain: Mapping[str, Any]) -> StackContext:

@@ -23,7 +23,10 @@ class ServerSettings(Section):
     public_url: str = Field(
         "", description="Public base URL of the webhooks, e.g. https://voice.example.com. Empty: the local address."
     )
-    public_media_url: str = Field("", description="Public wss:// URL of the media socket. Empty: the local address.")
+    public_media_url: str = Field(
+        "",
+        description="Public wss:// URL of the media socket. Empty: the local address. `{gateway}` in it becomes the gateway's number from 1 on.",
+    )
     api_key: str = Field(
         "",
         description="Key for /api (header X-API-Key). Empty: one is made at start and written to the run directory.",
@@ -62,6 +65,12 @@ class MediaSettings(Section):
     ring_s: float = Field(30.0, gt=0, description="Caller audio kept for a replacement actor.")
     preroll_ms: int = Field(240, ge=0, description="Audio before the onset that belongs to the utterance.")
     upload_ms: int = Field(100, ge=20, description="Caller audio is sent to the call actor in pieces of this size.")
+    gateways: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Media gateways of a node, on ports from server.media_port on. With two, one takes the calls of the other at once when that dies.",
+    )
     vad_engine: str = Field("silero", description="Voice activity engine: silero, energy.")
     vad_threshold: float = Field(
         0.5, gt=0, lt=1, description="Speech probability that starts speech; it ends 0.15 below."

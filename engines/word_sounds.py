@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -28,33 +29,39 @@ def word_sound(word: str, duration_ms: int) -> bytes:
     rise = at_s * (1 + (0.1 + key // 9797 % 89 * 0.01) * at_s)
     mix = np.sin(2 * np.pi * low_hz * rise) + np.sin(2 * np.pi * high_hz * rise)
     audio = np.frombuffer(mulaw_encode((mix * _AMPLITUDE).astype(np.int16)), dtype=np.uint8)
-    return np.where(audio == SILENT_BYTE, SILENT_BYTE - 1, audio).astype(np.uint8).tobytes()
+    silent = (audio & 0x7F) == 0x7F  # the two zeros of mu-law
+    return np.where(silent, SILENT_BYTE - 1, audio).astype(np.uint8).tobytes()
 
 
-def words_in(recording: bytes, vocabulary: Sequence[str], duration_ms: int) -> list[tuple[str, int]]:
-    """What a recording holds, in order: (word, samples of it that were heard from its beginning).
+@dataclass(frozen=True, slots=True)
+class HeardWord:
+    """A word in a recording: ``samples`` of it were heard from its beginning, the first at ``at`` of the recording.
 
-    A stretch that is the beginning of no word of ``vocabulary`` comes as ("", its samples): something was skipped,
-    repeated or broken there.
+    An empty ``word`` is a stretch that is the beginning of no word: something was skipped, repeated or broken there.
     """
+
+    word: str
+    samples: int
+    at: int
+
+
+def words_in(recording: bytes, vocabulary: Sequence[str], duration_ms: int) -> list[HeardWord]:
+    """What a mu-law recording holds, in order. Silence between words, or within one, is left out."""
+    places = np.flatnonzero(np.frombuffer(recording, dtype=np.uint8) != SILENT_BYTE)
     heard = bytes(recording).replace(bytes([SILENT_BYTE]), b"")
     sounds = {word: word_sound(word, duration_ms) for word in dict.fromkeys(vocabulary)}
-    found: list[tuple[str, int]] = []
+    found: list[HeardWord] = []
     at = 0
     while at < len(heard):
-        word, samples = max(
-            ((word, _common(heard, at, sound)) for word, sound in sounds.items()), key=lambda one: one[1]
-        )
+        samples, word = max((_common(heard, at, sound), word) for word, sound in sounds.items())
         if samples < _LEAST_SAMPLES and at + samples < len(heard):
             # Not the beginning of a word: one sample further it may be.
-            if found and not found[-1][0]:
-                found[-1] = ("", found[-1][1] + 1)
-            else:
-                found.append(("", 1))
-            at += 1
+            samples, word = 1, ""
+        if found and not word and not found[-1].word:
+            found[-1] = replace(found[-1], samples=found[-1].samples + 1)
         else:
-            found.append((word, samples))
-            at += samples
+            found.append(HeardWord(word, samples, int(places[at])))
+        at += samples
     return found
 
 

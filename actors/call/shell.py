@@ -94,6 +94,8 @@ class CallShell:
         self._group: asyncio.TaskGroup | None = None
         self._snapshot = attach.snapshot
         self._answered = False
+        self._early: list[tuple[int, int, bytes]] = []
+        self._early_samples = 0
         self._told = 0
         self._snapshot_due_s: float | None = None
         self._log = CallLog(attach.call_id, attach.epoch, kit.outbox, enabled=kit.event_log)
@@ -137,7 +139,13 @@ class CallShell:
 
     def audio(self, utterance: int, offset_samples: int, audio: bytes) -> None:
         """Take caller audio, mu-law 8 kHz."""
-        if self._over or self._group is None:
+        if self._over:
+            return
+        if self._group is None:
+            # The gateway's ring bounds how much of an utterance is told again.
+            self._early.append((utterance, offset_samples, audio))
+            self._early_samples += len(audio)
+            self._wake.set()
             return
         try:
             self._utterances.audio(utterance, offset_samples, audio)
@@ -181,6 +189,7 @@ class CallShell:
     async def run(self) -> None:
         """Live the call. Never raises but for cancellation: a fault ends this call and no other."""
         try:
+            await self._hear_replay()
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._begin()
@@ -205,8 +214,17 @@ class CallShell:
             self._over = self._over or "stopped"
             self._log.close()
 
+    async def _hear_replay(self) -> None:
+        """What was asked of the recogniser is asked again at once, so the whole utterance must be here first."""
+        while self._early_samples < self._attach.replay_samples and not self._over:
+            await self._wake.wait()
+            self._wake.clear()
+
     def _begin(self) -> None:
         self._wake.set()
+        early, self._early = self._early, []
+        for utterance, offset_samples, audio in early:
+            self.audio(utterance, offset_samples, audio)
         if self._attach.snapshot:
             self._snapshot_due_s = self._loop.time()
             self._log.note(self._now_ms(), "reconnected" if self._reconnected else "taken_over", epoch=self.epoch)

@@ -100,6 +100,12 @@ class CallerEar:
         if self._segmenter.close(utterance):
             self._store.close()
 
+    def to_tell_again(self) -> int:
+        """How many samples ``tell_again`` will upload."""
+        if self._segmenter.utterance is None:
+            return 0
+        return sum(len(audio) for _, audio in self._store.replay())
+
     def tell_again(self) -> None:
         """Bring a new actor up to date: the open utterance from its first sample, and whether the caller paused."""
         utterance = self._segmenter.utterance

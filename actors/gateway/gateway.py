@@ -72,15 +72,18 @@ class NonceMemory:
 
 
 class MediaGateway:
-    """One per node. Plain class; the composition root makes it a Ray actor.
+    """One or some per node. Plain class; the composition root makes it a Ray actor.
 
     Args:
         context: the stack.
         gateway_id: its name, ``gateway-<node>``; the audience of the tokens minted for it.
         dispatcher: for tests; None takes the named actor of the Ray cluster this process belongs to.
+        slot: which of the node's gateways this is, from 0; it listens that many ports further on.
     """
 
-    def __init__(self, context: StackContext, gateway_id: str, dispatcher: DispatcherPort | None = None) -> None:
+    def __init__(
+        self, context: StackContext, gateway_id: str, dispatcher: DispatcherPort | None = None, slot: int = 0
+    ) -> None:
         settings = context.settings
         self._context = context
         self._gateway_id = gateway_id
@@ -97,7 +100,8 @@ class MediaGateway:
         self._counters = CallCounters()
         # A token lives token_ttl_s from minting; twice that covers clocks that differ between nodes.
         self._nonces = NonceMemory(2 * settings.twilio.token_ttl_s)
-        self._media_url = context.media_url
+        self._slot = slot
+        self._media_url = context.media_url_of(slot)
         self._address: dict[str, Any] = {}
         self._services: CallServices | None = None
         self._server: MediaServer | None = None
@@ -137,8 +141,9 @@ class MediaGateway:
             handshake_s=settings.twilio.start_timeout_s,
         )
         self._server = MediaServer(lambda: TwilioLeg(self, settings.twilio), sockets, self._pulse)
-        port = await self._server.start(settings.server.host, settings.server.media_port)
-        self._media_url = _with_port(self._context.media_url, port)
+        wanted = settings.server.media_port
+        port = await self._server.start(settings.server.host, wanted + self._slot if wanted else 0)
+        self._media_url = _with_port(self._media_url, port)
         self._tasks.start(self._lag.run(), "loop-lag")
         try:
             await self._register()

@@ -313,6 +313,7 @@ class GatewayCall:
                 called=parameters.get("called", ""),
                 traceparent=parameters.get("traceparent", ""),
                 snapshot=self._snapshot,
+                replay_samples=self.ear.to_tell_again(),
             )
         )
         self._told = 0

@@ -33,7 +33,7 @@ class Attach:
     """Take this call. ``now_ms`` is the call's clock at sending.
 
     ``snapshot`` is empty for a new call, else the newest one the gateway holds. After a take-over the gateway sends the
-    audio of the open utterance again from sample 0, then events as they come.
+    audio of the open utterance again from sample 0, ``replay_samples`` of it, then events as they come.
     """
 
     call_id: str
@@ -43,6 +43,7 @@ class Attach:
     called: str
     traceparent: str
     snapshot: bytes = b""
+    replay_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

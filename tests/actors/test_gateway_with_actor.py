@@ -204,4 +204,10 @@ async def test_the_actor_dies_and_the_conversation_goes_on(tmp_path: Path, momen
         assert (reply.kind, reply.outcome) == ("reply", "completed")
         assert reply.caller_text_pii == "when do you open"
         assert len(caller.heard()) == 4 * 5600
+        if moment == "speaking":
+            heard = b""
+            for request in stage.plane.requests["transcribe"]:
+                if request.epoch == 2:
+                    heard = heard[: request.offset_samples] + request.audio
+            assert voice(500) in heard, "the new actor's recogniser gets all that was said before it came"
         assert [entry[0] for entry in stage.bench.dispatcher.asked].count("replace") == 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from engines.simulated import SimulatedSpeechToText, SimulatedTextToSpeech
-from engines.word_sounds import SILENT_BYTE, word_sound, words_in
+from engines.word_sounds import SILENT_BYTE, word_sound
+from engines.word_sounds import words_in as found_in
 from voice_agent.audio.g711 import mulaw_encode
 from voice_agent.ports import SpeakRequest
 
@@ -14,9 +15,15 @@ WORDS = "We open at nine in the morning.".split()
 SILENCE = bytes([SILENT_BYTE])
 
 
+def words_in(recording: bytes, vocabulary: list[str], duration_ms: int) -> list[tuple[str, int]]:
+    return [(heard.word, heard.samples) for heard in found_in(recording, vocabulary, duration_ms)]
+
+
 def test_words_are_read_back_through_silence_of_any_length() -> None:
     spoken = b"".join(SILENCE * (37 * place) + word_sound(word, MS) for place, word in enumerate(WORDS))
     assert words_in(spoken, [*WORDS, "other"], MS) == [(word, MS * 8) for word in WORDS]
+    begins = [heard.at for heard in found_in(spoken, WORDS, MS)]
+    assert begins[:3] == [0, 2800 + 37, 2 * 2800 + 3 * 37]
 
 
 def test_a_hole_a_repeat_and_a_cut_are_seen() -> None:

@@ -1,0 +1,171 @@
+"""Did a call come through? By its recording, in which each word has a sound of its own, and by what was written down.
+
+The caller's side is proved by length: the simulated recogniser's text says how much speech it heard, and that must be
+what the caller said. The agent's side is proved by content: the words read out of the recording must be whole phrases,
+one answer to each line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from engines.word_sounds import HeardWord, words_in
+from loadtest.caller import SpokenLine
+from voice_agent.audio.g711 import mulaw_decode
+from voice_agent.audio.levels import loud_frames
+
+WORD_MS: Final = 350
+HEARD: Final = re.compile(r"(\d+) milliseconds")
+TOLERANCE_MS: Final = 40
+"""The edges of an utterance are found in frames of 20 ms."""
+AFTERWARDS_MS: Final = 12_000
+"""A gateway's death excuses what was said and heard for this long after it: the stream itself was gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Something the agent was heard to say, on the caller's clock. ``text`` is empty for what is no phrase.
+
+    ``whole``: from the first sample to the last, without a hole.
+    """
+
+    text: str
+    start_ms: int
+    end_ms: int
+    whole: bool
+
+
+@dataclass(slots=True)
+class CallVerdict:
+    """What became of one call. Times are ms, counts are of lines or phrases."""
+
+    call_sid: str
+    lost: str = ""
+    asked: int = 0
+    answered: int = 0
+    excused: int = 0
+    caller_ms: int = 0
+    caller_ms_lost: int = 0
+    repeated: int = 0
+    cut: int = 0
+    skipped: int = 0
+    fillers: int = 0
+    apologies: int = 0
+    records_missing: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def spoken_ms(line: bytes) -> int:
+    """How much of a line (mu-law) is speech, as the simulated recogniser counts it."""
+    return int(np.count_nonzero(loud_frames(mulaw_decode(line), 80, -50.0))) * 10
+
+
+def phrases_in(recording: bytes, phrases: Sequence[str]) -> list[Phrase]:
+    """The agent's channel (mu-law) as phrases."""
+    words = words_in(recording, [word for phrase in phrases for word in phrase.split()], WORD_MS)
+    found, at = [], 0
+    while at < len(words):
+        text, length, whole = max(
+            (_match(words[at:], phrase.split(), phrase) for phrase in phrases), key=lambda one: (one[2], one[1])
+        )
+        last = words[at + max(length, 1) - 1]
+        found.append(
+            Phrase(text if length else "", words[at].at // 8, (last.at + last.samples) // 8, whole and length > 0)
+        )
+        at += max(length, 1)
+    return found
+
+
+def _match(words: Sequence[HeardWord], phrase: Sequence[str], text: str) -> tuple[str, int, bool]:
+    """How many words of a phrase come next, and whether that is all of it, each word whole."""
+    length, whole = 0, True
+    for heard, word in zip(words, phrase, strict=False):
+        if heard.word != word:
+            break
+        length += 1
+        if heard.samples != WORD_MS * 8:
+            whole = False
+            break
+    return text, length, whole and length == len(phrase)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The texts of the agent of this run."""
+
+    greeting: str
+    reply: str
+    reprompt: str
+    filler: str
+    apology: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every phrase that may be heard."""
+        return (self.greeting, self.reply, self.reprompt, self.filler, self.apology, *self.others)
+
+
+def judge_agent(
+    verdict: CallVerdict, lines: Sequence[SpokenLine], heard: Sequence[Phrase], cut_ms: Sequence[int], said: Said
+) -> None:
+    """One whole answer to each line, and nothing else. ``cut_ms``: when a gateway of the call died."""
+    ends = [line.start_ms for line in lines[1:]] + [1 << 31]
+    for line, until_ms in zip(lines, ends, strict=True):
+        after = [phrase for phrase in heard if line.start_ms <= phrase.start_ms < until_ms]
+        whole = sum(phrase.whole and phrase.text == said.reply for phrase in after)
+        verdict.asked += 1
+        verdict.fillers += sum(phrase.text == said.filler for phrase in after)
+        verdict.apologies += sum(phrase.text == said.apology for phrase in after)
+        if any(line.start_ms - AFTERWARDS_MS <= at_ms < until_ms for at_ms in cut_ms):
+            verdict.excused += 1
+            continue
+        verdict.answered += whole > 0
+        verdict.repeated += max(0, whole - 1)
+        verdict.skipped += whole == 0
+        broken = [phrase for phrase in after if not phrase.whole]
+        verdict.cut += len(broken)
+        if broken or whole != 1:
+            what = [(phrase.start_ms, phrase.text[:30], phrase.whole) for phrase in after]
+            verdict.notes.append(f"after the line at {line.start_ms} ms: {what}")
+
+
+def judge_caller(
+    verdict: CallVerdict,
+    lines: Sequence[tuple[SpokenLine, int]],
+    record: Mapping[str, Any],
+    media_start_ms: int,
+    cut_ms: Sequence[int],
+) -> None:
+    """The recogniser heard of each line as much as was said. ``lines`` come with their speech in ms."""
+    turns = [turn for turn in record.get("turn_records", ()) if turn["caller_text_pii"]]
+    for line, said_ms in lines:
+        if any(line.start_ms - AFTERWARDS_MS <= at_ms <= line.end_ms for at_ms in cut_ms):
+            continue
+        heard_ms = sum(
+            int(number)
+            for turn in turns
+            if line.start_ms <= turn["times_ms"].get("speech_end_ms", -1) + media_start_ms <= line.end_ms + 1500
+            for number in HEARD.findall(turn["caller_text_pii"])
+        )
+        verdict.caller_ms += said_ms
+        if abs(heard_ms - said_ms) > TOLERANCE_MS:
+            verdict.caller_ms_lost += max(0, said_ms - heard_ms)
+            verdict.notes.append(f"of the line at {line.start_ms} ms {heard_ms} of {said_ms} ms were heard")
+
+
+def judge_records(verdict: CallVerdict, record: Mapping[str, Any]) -> None:
+    """The call and all of its turns are in Postgres."""
+    if not record or record.get("ended_at") is None:
+        verdict.records_missing += 1
+        verdict.notes.append("the call is not in Postgres, or not as ended")
+        return
+    missing = int(record["turns"]) - len(record["turn_records"])
+    if missing:
+        verdict.records_missing += abs(missing)
+        verdict.notes.append(f"{record['turns']} turns, {len(record['turn_records'])} in Postgres")
