@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,6 +24,21 @@ _SPOKE_FRAMES = 3
 _PAUSE_IN_SPEECH_MS = 500
 _STILL_SPEAKING_MS = 200
 _KEY_TICKS = 10
+_NOISES = 16
+"""Different stretches of noise of a kind and level; more would only cost the making."""
+
+
+@lru_cache(maxsize=64)
+def _frames(audio: bytes) -> tuple[bytes, ...]:
+    return tuple(audio[at : at + FRAME_BYTES] for at in range(0, len(audio) - FRAME_BYTES + 1, FRAME_BYTES))
+
+
+@lru_cache(maxsize=1024)
+def _frame_pairs(audio: bytes, noise: bytes, words: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """A line as it is sent and as it counts, frame by frame: on top of the noise, and without. Callers share it."""
+    sent = _frames(with_noise(audio, noise))
+    clean = _frames(audio.ljust(len(sent) * FRAME_BYTES, SILENCE)) if words else (_SILENT_FRAME,) * len(sent)
+    return tuple(zip(sent, clean, strict=True))
 
 
 def is_loud(frame: bytes) -> bool:
@@ -97,9 +113,9 @@ class ScriptedCaller:
     ) -> None:
         """``lines`` holds mu-law 8 kHz for each of ``script.lines``; ``note`` is told (at_ms, kind, text)."""
         self.script = script
-        noise = background(script.noise_dbfs, script.seed, script.noise_kind)
-        self._noise = [noise[at : at + FRAME_BYTES] for at in range(0, len(noise), FRAME_BYTES)]
-        self._lines = {key: (with_noise(audio, noise), audio) for key, audio in lines.items()}
+        noise = background(script.noise_dbfs, script.seed % _NOISES, script.noise_kind)
+        self._noise = _frames(noise)
+        self._lines = {key: _frame_pairs(audio, noise, has_words(key[0])) for key, audio in lines.items()}
         self._echo = EchoPath(script.echo) if script.echo is not None else None
         self._clean = _SILENT_FRAME
         self._note = note or (lambda at_ms, kind, text: None)
@@ -108,6 +124,7 @@ class ScriptedCaller:
         self._since_ms = 0
         self._spoke_since_own_line = False
         self._speech: Sequence[tuple[bytes, bytes]] = ()
+        self._at = 0
         self._keys: list[str] = []
         self._key_wait = 0
         self._over = False
@@ -162,13 +179,8 @@ class ScriptedCaller:
         self._note(self._ear.now_ms, "caller_says", step.text)
         start_ms = self._ear.now_ms - FRAME_MS
         self.spoken.append(SpokenLine(step.text, start_ms, start_ms, self._ear.speaking))
-        line, clean = self._lines[step.text, step.voice or self.script.voice]
-        if not has_words(step.text):
-            clean = b""
-        frames = range(0, min(len(line), step.cut_ms * 8 or len(line)) // FRAME_BYTES * FRAME_BYTES, FRAME_BYTES)
-        self._speech = [
-            (line[at : at + FRAME_BYTES], clean[at : at + FRAME_BYTES].ljust(FRAME_BYTES, SILENCE)) for at in frames
-        ]
+        line = self._lines[step.text, step.voice or self.script.voice]
+        self._speech, self._at = line[: step.cut_ms // FRAME_MS or len(line)], 0
         return CallerAction(self._speak())
 
     def _is_time(self, when: When) -> bool:
@@ -194,8 +206,10 @@ class ScriptedCaller:
         return self._ear.now_ms - onset_ms
 
     def _speak(self) -> bytes:
-        (frame, self._clean), self._speech = self._speech[0], self._speech[1:]
-        if not self._speech:
+        frame, self._clean = self._speech[self._at]
+        self._at += 1
+        if self._at == len(self._speech):
+            self._speech = ()
             self.spoken[-1] = replace(self.spoken[-1], end_ms=self._ear.now_ms)
             self._done()
         return frame

@@ -11,20 +11,21 @@ from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
 import httpx
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from loadtest import twiml
 from loadtest.caller import ScriptedCaller
 from loadtest.leg import Line, LineAudio, MediaLeg, StreamIds
-from loadtest.playout import FRAME_BYTES, FRAME_MS, Underrun
+from loadtest.media_client import MediaClient, open_client
+from loadtest.network import Network
+from loadtest.playout import FRAME_MS, Underrun
+from loadtest.ticker import Ticker
 from voice_agent.errors import ProtocolError
 from voice_agent.twilio import signature
 
 _MOST_DOCUMENTS = 10
 _WEBHOOK_TIMEOUT_S = 15.0
 _OPEN_TIMEOUT_S = 10.0
-_LARGEST_MESSAGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class CallTrace:
         open_ms: from answering to an open stream, upgrade and ``start`` included.
         streams: how many were opened.
         media_start_ms: when the first stream's media began on the caller's clock; the platform's call clock is 0 then.
+        rang_at_s: Unix time of the first webhook.
+        cuts: how often the network cut the stream.
     """
 
     call_sid: str
@@ -75,6 +78,8 @@ class CallTrace:
     open_ms: float = 0.0
     streams: int = 0
     media_start_ms: int = 0
+    rang_at_s: float = 0.0
+    cuts: int = 0
     clears: int = 0
     dropped_frames: int = 0
     underruns: list[Underrun] = field(default_factory=list)
@@ -92,24 +97,35 @@ class _CallEndedError(Exception):
 class EmulatedCall:
     """One inbound call, from ringing to the last status callback. Run it once."""
 
-    def __init__(self, target: CallTarget, caller: ScriptedCaller, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self,
+        target: CallTarget,
+        caller: ScriptedCaller,
+        http: httpx.AsyncClient,
+        ticker: Ticker,
+        network: Network | None = None,
+    ) -> None:
         self._target = target
         self._http = http
-        self._line = Line(caller, self._caller_hung_up)
+        self._ticker = ticker
+        self._line = Line(caller, self._caller_hung_up, network, caller.script.seed)
         self._caller_reason = ""
         self._ringing_at_s = 0.0
-        self._clock: asyncio.Task[None] | None = None
+        self._answered = False
         self._control: asyncio.Task[None] | None = None
         self.trace = CallTrace(call_sid="CA" + uuid.uuid4().hex, audio=self._line.audio)
 
     async def run(self) -> CallTrace:
         """Place the call and see it through. Only cancellation gets out."""
-        self._ringing_at_s = time.monotonic()
-        async with asyncio.TaskGroup() as tasks:
-            self._control = tasks.create_task(self._documents(tasks))
-            await asyncio.wait([self._control])
-            if self._clock is not None:
-                self._clock.cancel()
+        self._ringing_at_s, self.trace.rang_at_s = time.monotonic(), time.time()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._control = tasks.create_task(self._documents(tasks))
+                await asyncio.wait([self._control])
+                self._ticker.remove(self._line)
+        finally:
+            self._ticker.remove(self._line)
+        self.trace.cuts = self._line.cuts
         if self._caller_reason:
             self.trace.ended_by, self.trace.reason = "caller", self._caller_reason
         with suppress(_CallEndedError):
@@ -172,54 +188,47 @@ class EmulatedCall:
 
     async def _connect(self, stream: twiml.Stream, base_url: str, tasks: asyncio.TaskGroup) -> None:
         """Run a stream to its end, with the status callbacks round it."""
-        if self._clock is None:
-            self._clock = tasks.create_task(self._line.run())
+        if not self._answered:
+            self._answered = True
+            self._ticker.add(self._line)
         ids = StreamIds("MZ" + uuid.uuid4().hex, self.trace.call_sid, self._target.account_sid)
         callback = urljoin(base_url, stream.status_callback) if stream.status_callback else ""
         begin_s = time.monotonic()
+        leg = MediaLeg(ids, self._line.uplink(self.trace.streams))
         try:
-            socket = await self._open(stream.url)
+            socket = await self._open(stream.url, leg)
         except (OSError, InvalidHandshake) as error:
             status = f" with HTTP {error.response.status_code}" if isinstance(error, InvalidStatus) else ""
-            text = f"stream was refused{status}: {error}"
+            text = f"stream was refused{status}: {error or type(error).__name__}"
             self.trace.stream_errors.append(text)
             await self._stream_event(callback, ids, "stream-error", text)
             return
-        async with socket:
-            leg = MediaLeg(socket, ids)
-            await leg.open(stream.parameters)
+        try:
+            leg.open(socket, stream.parameters)
             self.trace.streams += 1
             if self.trace.streams == 1:
                 self.trace.open_ms = (time.monotonic() - begin_s) * 1000
-                self.trace.media_start_ms = len(self.trace.audio.agent) // FRAME_BYTES * FRAME_MS
+                self.trace.media_start_ms = self._line.now_ms
             tasks.create_task(self._stream_event(callback, ids, "stream-started"))
             self._line.leg = leg
-            try:
-                await leg.receive()
-            finally:
-                self._line.leg = None
-                self._keep(leg)
+            await socket.closed
+        finally:
+            self._line.leg = None
+            socket.abort()
+            self._keep(leg)
         await self._stream_event(callback, ids, "stream-stopped")
         if self._caller_reason:
             raise _CallEndedError("caller", self._caller_reason)
 
-    async def _open(self, url: str) -> ClientConnection:
+    async def _open(self, url: str, leg: MediaLeg) -> MediaClient:
         """The signed upgrade. The signature is over the URL as written in the TwiML."""
-        return await connect(
-            self._target.media_url or url,
-            additional_headers={"X-Twilio-Signature": signature.compute(self._target.auth_token, url, {})},
-            compression=None,
-            max_size=_LARGEST_MESSAGE_BYTES,
-            open_timeout=_OPEN_TIMEOUT_S,
-            ping_interval=None,
-            proxy=None,
-        )
+        headers = {"X-Twilio-Signature": signature.compute(self._target.auth_token, url, {})}
+        return await open_client(self._target.media_url or url, headers, leg.take, _OPEN_TIMEOUT_S)
 
     def _keep(self, leg: MediaLeg) -> None:
         """Add a finished stream to the trace, its times moved onto the call's clock."""
         trace = self.trace
-        ticks_ms = len(trace.audio.agent) // FRAME_BYTES * FRAME_MS
-        begin_ms = ticks_ms - leg.playout.ticks * FRAME_MS
+        begin_ms = self._line.now_ms - leg.playout.ticks * FRAME_MS
         trace.underruns += [hole.moved(begin_ms) for hole in leg.playout.underruns]
         trace.clears += leg.playout.clears
         trace.dropped_frames += leg.dropped_frames

@@ -1,17 +1,17 @@
-"""One Media Streams socket as the carrier holds it, and the 20 ms clock that drives a call."""
+"""One Media Streams socket as the carrier holds it, and the telephone at the caller's end of it."""
 
 from __future__ import annotations
 
-import asyncio
+import binascii
+import re
 import time
+from array import array
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
-
 from loadtest.caller import ScriptedCaller
+from loadtest.media_client import Wire
+from loadtest.network import Network, Uplink
 from loadtest.playout import FRAME_BYTES, FRAME_MS, PlayoutBuffer
 from voice_agent.audio.g711 import SILENCE
 from voice_agent.errors import ProtocolError
@@ -20,6 +20,11 @@ from voice_agent.twilio import messages
 _SILENT_FRAME = SILENCE * FRAME_BYTES
 _WRITE_BUFFER_BYTES = 16_384
 """A server that lets this much pile up reads too slowly: audio to it is dropped (Twilio warning 31930)."""
+
+_MEDIA = re.compile(
+    rb'\{"event": ?"media", ?"streamSid": ?"(\w+)", ?"media": ?\{"payload": ?"([A-Za-z0-9+/=]*)"\}\}'
+)
+"""A media message as servers write it. What does not match goes the long way, and comes out the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +37,26 @@ class StreamIds:
 
 
 class MediaLeg:
-    """One stream: numbers what it sends, queues what it receives. Owned by the call's tasks."""
+    """One stream: numbers what it sends, queues what it receives. ``take`` gets what the socket reads."""
 
-    def __init__(self, socket: ClientConnection, ids: StreamIds) -> None:
-        self._socket = socket
+    def __init__(self, ids: StreamIds, uplink: Uplink | None = None) -> None:
         self._ids = ids
+        self._uplink = uplink
+        self._wire: Wire | None = None
+        self._sid = ids.stream_sid.encode()
         self._sequence = 0
-        self._chunk = 0
+        self._frames = 0
         self.playout = PlayoutBuffer()
-        self.opened_at_s = time.monotonic()
         self.first_audio_at_s: float | None = None
         self.dropped_frames = 0
         self.protocol_error = ""
-        self.stopped = False
 
-    async def open(self, parameters: Mapping[str, str]) -> None:
+    def open(self, wire: Wire, parameters: Mapping[str, str]) -> None:
         """Send ``connected`` and ``start``."""
-        await self._socket.send(messages.build_connected())
+        self._wire = wire
+        wire.send(messages.build_connected().encode())
         ids = self._ids
-        await self._send(
+        self._send(
             messages.build_start(
                 self._number(),
                 ids.stream_sid,
@@ -60,72 +66,102 @@ class MediaLeg:
             )
         )
 
-    async def receive(self) -> None:
-        """Take what the server sends until the socket closes, or the server breaks the protocol."""
+    def take(self, text: bytes) -> None:
+        """A message of the server. One that breaks the protocol closes the socket."""
+        found = _MEDIA.fullmatch(text)
+        if found is not None and found[1] == self._sid:
+            try:
+                payload = binascii.a2b_base64(found[2], strict_mode=True)
+            except binascii.Error:
+                self._broken("field payload is not base64")
+            else:
+                self._media(payload)
+            return
         try:
-            async for text in self._socket:
-                await self._take(messages.parse_outbound(text))
+            self._take(messages.parse_outbound(text.decode()))
+        except UnicodeDecodeError:
+            self._broken("message is not UTF-8")
         except ProtocolError as error:
-            self.protocol_error = f"Twilio error 31924: {error}"
-            await self._socket.close(1002)
-        except ConnectionClosed:
-            pass  # killed instead of closed: the carrier treats both alike
+            self._broken(str(error))
 
-    async def tick(self, frame: bytes) -> bytes:
+    def tick(self, frame: bytes) -> bytes:
         """Send one frame of the caller, play one of the agent; returns the one that sounds from now on."""
         heard, marks = self.playout.tick()
         for name in marks:
-            await self._echo(name)
-        self._chunk += 1
-        if self._socket.transport.get_write_buffer_size() > _WRITE_BUFFER_BYTES:
-            self.dropped_frames += 1
-            self._number()
-            return heard
-        timestamp_ms = (self._chunk - 1) * FRAME_MS
-        await self._send(
-            messages.build_media(
-                self._number(), self._ids.stream_sid, chunk=self._chunk, timestamp_ms=timestamp_ms, payload=frame
-            )
-        )
+            self._echo(name)
+        if self._uplink is None:
+            self._send_frame(self._frames, frame)
+        else:
+            for number, arrived in self._uplink.pass_on(frame):
+                self._send_frame(number, arrived)
+        self._frames += 1
         return heard
 
-    async def press(self, digit: str) -> None:
+    def press(self, digit: str) -> None:
         """Send ``dtmf``."""
-        await self._send(messages.build_dtmf(self._number(), self._ids.stream_sid, digit))
+        self._send(messages.build_dtmf(self._number(), self._ids.stream_sid, digit))
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """The caller is gone: ``stop``, then close."""
-        self.stopped = True
         ids = self._ids
-        await self._send(
+        self._send(
             messages.build_stop(self._number(), ids.stream_sid, call_sid=ids.call_sid, account_sid=ids.account_sid)
         )
-        await self._socket.close()
+        if self._wire is not None:
+            self._wire.close(1000)
 
-    async def _take(self, message: messages.Outbound) -> None:
+    def cut(self) -> None:
+        """The network breaks: neither ``stop`` nor a closing handshake."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    def _send_frame(self, number: int, frame: bytes) -> None:
+        """The bytes of ``messages.build_media``, made at a fifth of its cost."""
+        wire = self._wire
+        if wire is None:
+            return
+        sequence = self._number()
+        if wire.waiting_bytes > _WRITE_BUFFER_BYTES:
+            self.dropped_frames += 1
+            return
+        wire.send(
+            b'{"event": "media", "sequenceNumber": "%d", "streamSid": "%b", "media": {"track": "inbound", '
+            b'"chunk": "%d", "timestamp": "%d", "payload": "%b"}}'
+            % (sequence, self._sid, number + 1, number * FRAME_MS, binascii.b2a_base64(frame, newline=False))
+        )
+
+    def _take(self, message: messages.Outbound) -> None:
         if message.stream_sid != self._ids.stream_sid:
             raise ProtocolError("streamSid is not this stream's")
         if isinstance(message, messages.OutMedia):
-            if self.first_audio_at_s is None:
-                self.first_audio_at_s = time.monotonic()
-            self.playout.media(message.payload)
+            self._media(message.payload)
         elif isinstance(message, messages.OutMark):
             for name in self.playout.mark(message.name):
-                await self._echo(name)
+                self._echo(name)
         else:
             for name in self.playout.clear():
-                await self._echo(name)
+                self._echo(name)
 
-    async def _echo(self, name: str) -> None:
-        await self._send(messages.build_mark(self._number(), self._ids.stream_sid, name))
+    def _media(self, payload: bytes) -> None:
+        if self.first_audio_at_s is None:
+            self.first_audio_at_s = time.monotonic()
+        self.playout.media(payload)
+
+    def _broken(self, reason: str) -> None:
+        self.protocol_error = f"Twilio error 31924: {reason}"
+        if self._wire is not None:
+            self._wire.close(1002)
+
+    def _echo(self, name: str) -> None:
+        self._send(messages.build_mark(self._number(), self._ids.stream_sid, name))
 
     def _number(self) -> int:
         self._sequence += 1
         return self._sequence
 
-    async def _send(self, text: str) -> None:
-        with suppress(ConnectionClosed):  # ``receive`` sees the same and ends the stream
-            await self._socket.send(text)
+    def _send(self, text: str) -> None:
+        if self._wire is not None:
+            self._wire.send(text.encode())
 
 
 @dataclass(slots=True)
@@ -136,48 +172,66 @@ class LineAudio:
         caller: at the caller's mouth; a frame is sent when it is complete, 20 ms after its first sample.
         agent: at the caller's ear.
         lateness_ms: how late each tick of the generator was.
+        began_at_s: Unix time of the first sample.
     """
 
     caller: bytearray = field(default_factory=bytearray)
     agent: bytearray = field(default_factory=bytearray)
-    lateness_ms: list[float] = field(default_factory=list)
+    lateness_ms: array[float] = field(default_factory=lambda: array("f"))
+    began_at_s: float = 0.0
 
 
 class Line:
-    """The caller's telephone: ticks every 20 ms from answer to end, whether a stream is there or not."""
+    """The caller's telephone: ticks every 20 ms from answer to end, whether a stream is there or not.
 
-    def __init__(self, caller: ScriptedCaller, hung_up: Callable[[str], None]) -> None:
+    Tick k plays the agent's frame k and sends the caller's frame k - 1, which the caller has just finished speaking.
+    """
+
+    def __init__(
+        self, caller: ScriptedCaller, hung_up: Callable[[str], None], network: Network | None = None, seed: int = 0
+    ) -> None:
         """``hung_up`` is told once, with the caller's reason."""
         self._caller = caller
         self._hung_up = hung_up
+        self._network = network or Network()
+        self._cuts_ms = sorted(self._network.cuts_ms, reverse=True)
+        self._seed = seed
+        self._spoken = self._heard = _SILENT_FRAME
         self.audio = LineAudio()
         self.leg: MediaLeg | None = None
+        self.cuts = 0
         self.over = False
 
-    async def run(self) -> None:
-        """Tick on absolute deadlines until cancelled or the caller hangs up.
+    @property
+    def now_ms(self) -> int:
+        """The call's clock."""
+        return len(self.audio.agent) // FRAME_BYTES * FRAME_MS
 
-        Tick k plays the agent's frame k and sends the caller's frame k - 1, which the caller has just finished
-        speaking. A late tick is followed at once by the next: the clock never drifts.
-        """
-        begin_s = time.monotonic()
-        spoken, heard, tick = _SILENT_FRAME, _SILENT_FRAME, 0
-        while not self.over:
-            deadline_s = begin_s + tick * FRAME_MS / 1000
-            # Sleeping even when late lets the receiver run between two ticks.
-            await asyncio.sleep(max(0.0, deadline_s - time.monotonic()))
-            self.audio.lateness_ms.append((time.monotonic() - deadline_s) * 1000)
-            action = self._caller.tick(heard)
-            leg = self.leg
-            heard = await leg.tick(spoken) if leg is not None else _SILENT_FRAME
-            spoken = action.frame
-            self.audio.caller += spoken
-            self.audio.agent += heard
-            if action.digit and leg is not None:
-                await leg.press(action.digit)
-            if action.hang_up:
-                self.over = True
-                self._hung_up(action.hang_up)
-                if leg is not None:
-                    await leg.stop()
-            tick += 1
+    def uplink(self, stream: int) -> Uplink | None:
+        """The way of the ``stream``-th stream's frames; None where nothing happens to them."""
+        return Uplink(self._network, self._seed * 100 + stream) if self._network.disturbs else None
+
+    def tick(self, late_ms: float) -> None:
+        """One frame each way."""
+        if self.over:
+            return
+        audio, leg = self.audio, self.leg
+        if not audio.lateness_ms:
+            audio.began_at_s = time.time()
+        audio.lateness_ms.append(late_ms)
+        action = self._caller.tick(self._heard)
+        self._heard = leg.tick(self._spoken) if leg is not None else _SILENT_FRAME
+        self._spoken = action.frame
+        audio.caller += action.frame
+        audio.agent += self._heard
+        if leg is not None and self._cuts_ms and self.now_ms >= self._cuts_ms[-1]:
+            self._cuts_ms.pop()
+            self.cuts += 1
+            leg.cut()
+        if action.digit and leg is not None:
+            leg.press(action.digit)
+        if action.hang_up:
+            self.over = True
+            self._hung_up(action.hang_up)
+            if leg is not None:
+                leg.stop()

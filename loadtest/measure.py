@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 
 from loadtest.caller import LOUD_DBFS
 from loadtest.playout import FRAME_BYTES, FRAME_MS, Underrun
+from voice_agent.audio.g711 import mulaw_decode
 from voice_agent.audio.levels import loud_frames
 
 _SPEECH_HOLE_MS = 500
 _SILENT_AGENT_MS = 300
 _YIELD_MS = 2000
 _CLICK_FRAMES = 1
+_POWER = np.square(mulaw_decode(bytes(range(256))).astype(np.float32) / 32768.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +135,52 @@ def measure(
     lateness_ms: Sequence[float] = (),
 ) -> CallMeasures:
     """Measure one call; both channels int16 mono 8 kHz on one clock."""
-    spoken = stretches(caller, _SPEECH_HOLE_MS)
-    heard = stretches(agent, _SPEECH_HOLE_MS)
+    return measure_loud(
+        loud_frames(caller, FRAME_BYTES, LOUD_DBFS),
+        loud_frames(agent, FRAME_BYTES, LOUD_DBFS),
+        underruns=underruns,
+        lateness_ms=lateness_ms,
+    )
+
+
+def measure_loud(
+    caller: NDArray[np.bool_],
+    agent: NDArray[np.bool_],
+    *,
+    underruns: Sequence[Underrun] = (),
+    lateness_ms: Sequence[float] = (),
+) -> CallMeasures:
+    """Measure one call by which frames of 20 ms are loud; both channels on one clock, shape (frames,)."""
+    spoken = _stretches(caller, _SPEECH_HOLE_MS)
+    heard = _stretches(agent, _SPEECH_HOLE_MS)
     return CallMeasures(
         turns=tuple(_turns(spoken, heard)),
-        barge_ins=tuple(_barge_ins(spoken, stretches(agent, _SILENT_AGENT_MS))),
+        barge_ins=tuple(_barge_ins(spoken, _stretches(agent, _SILENT_AGENT_MS))),
         greeting_ms=heard[0].start_ms if heard else None,
         starved=tuple(hole for hole in underruns if hole.starved),
         pauses=tuple(
             hole for hole in underruns if not hole.starved and not hole.cleared and hole.gap_ms < _SHORT_PAUSE_MS
         ),
-        lateness_ms=Percentiles.of(list(lateness_ms)),
-        duration_ms=max(len(caller), len(agent)) // FRAME_BYTES * FRAME_MS,
+        lateness_ms=Percentiles.of(lateness_ms),
+        duration_ms=max(len(caller), len(agent)) * FRAME_MS,
     )
 
 
+def loud_mulaw(audio: bytes | bytearray) -> NDArray[np.bool_]:
+    """Which frames of 20 ms of mu-law 8 kHz are loud: bool, shape (len(audio) // 160,)."""
+    frames = len(audio) // FRAME_BYTES
+    power = _POWER[np.frombuffer(audio, dtype=np.uint8, count=frames * FRAME_BYTES)].reshape(frames, FRAME_BYTES)
+    loud: NDArray[np.bool_] = power.mean(axis=1) > 10.0 ** (LOUD_DBFS / 10.0)
+    return loud
+
+
 def stretches(audio: NDArray[np.int16], hole_ms: int) -> list[Stretch]:
-    """Stretches of speech; holes of up to ``hole_ms`` are part of one."""
-    edges = np.flatnonzero(np.diff(loud_frames(audio, FRAME_BYTES, LOUD_DBFS).astype(np.int8), prepend=0, append=0))
+    """Stretches of speech in int16 mono 8 kHz; holes of up to ``hole_ms`` are part of one."""
+    return _stretches(loud_frames(audio, FRAME_BYTES, LOUD_DBFS), hole_ms)
+
+
+def _stretches(loud: NDArray[np.bool_], hole_ms: int) -> list[Stretch]:
+    edges = np.flatnonzero(np.diff(loud.astype(np.int8), prepend=0, append=0))
     runs = edges.reshape(-1, 2)
     found: list[Stretch] = []
     for start, end in runs[runs[:, 1] - runs[:, 0] > _CLICK_FRAMES].tolist():

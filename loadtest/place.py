@@ -13,11 +13,11 @@ import httpx
 
 from loadtest.caller import ScriptedCaller, SpokenLine
 from loadtest.carrier import CallTarget, CallTrace, EmulatedCall
-from loadtest.measure import CallMeasures, measure
+from loadtest.measure import CallMeasures, loud_mulaw, measure_loud
 from loadtest.recording import write_stereo
 from loadtest.script import CallerScript
 from loadtest.speech import CallerSpeech
-from voice_agent.audio.g711 import mulaw_decode
+from loadtest.ticker import Ticker
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ class CallOutcome:
     """One call, recorded and measured.
 
     Attributes:
-        ended_by, media_start_ms: see ``CallTrace``.
+        ended_by, media_start_ms, rang_at_s, cuts: see ``CallTrace``.
+        audio_at_s: Unix time of the recording's first sample.
+        wav: the recording; None when it was not kept.
         lines: what the caller said, and when.
         said: what the carrier's ``<Say>`` said, such as a refusal.
         unanswered: steps of the script for which the agent did not do what they wait for.
@@ -62,9 +64,12 @@ class CallOutcome:
     dropped_frames: int
     unanswered: int
     measures: CallMeasures
-    wav: Path
+    wav: Path | None
     caller_speech: str
     media_start_ms: int = 0
+    rang_at_s: float = 0.0
+    audio_at_s: float = 0.0
+    cuts: int = 0
     lines: tuple[SpokenLine, ...] = ()
 
     @property
@@ -75,7 +80,7 @@ class CallOutcome:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: all of it, with derived figures."""
         content = asdict(self)
-        content["wav"] = str(self.wav)
+        content["wav"] = str(self.wav) if self.wav is not None else None
         content["ok"] = self.ok
         measures = content["measures"]
         measures["v2v_ms"] = asdict(self.measures.v2v_ms)
@@ -129,16 +134,19 @@ async def _place(
 ) -> list[CallOutcome]:
     speech = await asyncio.to_thread(CallerSpeech.open)
     lines = [await speech.lines(script.lines) for script in scripts]
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    async with httpx.AsyncClient(trust_env=False, limits=limits) as http, asyncio.TaskGroup() as tasks:
+    ticker = Ticker()
+    async with carrier_http() as http, asyncio.TaskGroup() as tasks:
+        clock = tasks.create_task(ticker.run())
         calls = []
         for number, script in enumerate(scripts):
-            notes = _Notes(on_progress)
+            notes = Notes(on_progress)
             caller = ScriptedCaller(script, lines[number], notes.note)
-            call = EmulatedCall(target, caller, http)
+            call = EmulatedCall(target, caller, http, ticker)
             notes.call_sid = call.trace.call_sid
             delay_s = number / rate_per_s
             calls.append((caller, tasks.create_task(_run(call, delay_s, notes))))
+        await asyncio.wait([task for _, task in calls])
+        clock.cancel()
     outcomes = []
     for (caller, task), folder in zip(calls, folders, strict=True):
         outcome = await asyncio.to_thread(_finish, caller, task.result(), folder, speech.description)
@@ -146,7 +154,14 @@ async def _place(
     return outcomes
 
 
-class _Notes:
+def carrier_http() -> httpx.AsyncClient:
+    """The client for webhooks: as many connections as calls need, no proxy."""
+    return httpx.AsyncClient(
+        trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    )
+
+
+class Notes:
     """Turns the caller's notes into progress."""
 
     def __init__(self, on_progress: OnProgress | None) -> None:
@@ -158,7 +173,7 @@ class _Notes:
             self._on_progress(CallProgress(self.call_sid, at_ms, kind, text))
 
 
-async def _run(call: EmulatedCall, delay_s: float, notes: _Notes) -> CallTrace:
+async def _run(call: EmulatedCall, delay_s: float, notes: Notes) -> CallTrace:
     await asyncio.sleep(delay_s)
     trace = await call.run()
     notes.note(len(trace.audio.caller) // 8, "ended", f"{trace.ended_by}: {trace.reason}")
@@ -166,11 +181,21 @@ async def _run(call: EmulatedCall, delay_s: float, notes: _Notes) -> CallTrace:
 
 
 def _finish(caller: ScriptedCaller, trace: CallTrace, folder: Path, speech: str) -> CallOutcome:
-    """Write the recording; measure the caller's words and what the caller heard, without the line's noise and echo."""
-    audio = trace.audio
     wav = folder / "call.wav"
-    write_stereo(wav, bytes(audio.caller), bytes(audio.agent))
-    outcome = CallOutcome(
+    outcome = outcome_of(caller, trace, wav, speech)
+    (folder / "caller.json").write_text(json.dumps(outcome.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return outcome
+
+
+def outcome_of(caller: ScriptedCaller, trace: CallTrace, wav: Path | None, speech: str) -> CallOutcome:
+    """Write the recording, where there is a place for it, and measure.
+
+    What is measured are the caller's words and what the caller heard, without the line's noise and echo.
+    """
+    audio = trace.audio
+    if wav is not None:
+        write_stereo(wav, bytes(audio.caller), bytes(audio.agent))
+    return CallOutcome(
         call_sid=trace.call_sid,
         script=caller.script.name,
         ended_by=trace.ended_by,
@@ -181,18 +206,16 @@ def _finish(caller: ScriptedCaller, trace: CallTrace, folder: Path, speech: str)
         open_ms=round(trace.open_ms, 1),
         streams=trace.streams,
         media_start_ms=trace.media_start_ms,
+        rang_at_s=round(trace.rang_at_s, 3),
+        audio_at_s=round(audio.began_at_s, 3),
+        cuts=trace.cuts,
         clears=trace.clears,
         dropped_frames=trace.dropped_frames,
         unanswered=caller.unanswered,
         lines=tuple(caller.spoken),
-        measures=measure(
-            mulaw_decode(bytes(caller.mouth)),
-            mulaw_decode(bytes(audio.agent)),
-            underruns=trace.underruns,
-            lateness_ms=audio.lateness_ms,
+        measures=measure_loud(
+            loud_mulaw(caller.mouth), loud_mulaw(audio.agent), underruns=trace.underruns, lateness_ms=audio.lateness_ms
         ),
         wav=wav,
         caller_speech=speech,
     )
-    (folder / "caller.json").write_text(json.dumps(outcome.as_dict(), indent=1) + "\n", encoding="utf-8")
-    return outcome

@@ -133,6 +133,7 @@ def telephone(audio: NDArray[np.int16]) -> bytes:
     return _whole_frames(mulaw_encode(np.clip(band * gain, -32768, 32767).astype(np.int16)))
 
 
+@lru_cache(maxsize=128)
 def background(level_dbfs: float | None, seed: int, kind: str = "white") -> bytes:
     """Four seconds of line noise in mu-law, to be repeated: of a kind, in the phone band; digital silence for None."""
     if level_dbfs is None:
