@@ -50,6 +50,8 @@ flow = typer.Typer(no_args_is_help=True, help="Scripted dialogs: check, show, dr
 app.add_typer(flow, name="flow")
 policy = typer.Typer(no_args_is_help=True, help="Rules on what is heard, said and kept.")
 app.add_typer(policy, name="policy")
+load = typer.Typer(no_args_is_help=True, help="Many emulated calls at once, with a report and a verdict.")
+app.add_typer(load, name="load")
 
 
 def _register() -> None:
@@ -64,6 +66,8 @@ def _register() -> None:
     from cluster.commands.flow import show as show_flow
     from cluster.commands.kb import ask, ingest, list_documents, remove
     from cluster.commands.kb import evaluate as evaluate_kb
+    from cluster.commands.load import run as run_load
+    from cluster.commands.load import smoke, soak
     from cluster.commands.policy import check as check_policy
     from cluster.commands.policy import show as show_policy
     from cluster.commands.tools import list_tools
@@ -74,6 +78,9 @@ def _register() -> None:
     app.command("call")(place_call)
     app.command("doctor")(doctor)
     app.command("eval")(evaluate)
+    load.command("smoke")(smoke)
+    load.command("soak")(soak)
+    load.command("run")(run_load)
     kb.command("ingest")(ingest)
     kb.command("ask")(ask)
     kb.command("evaluate")(evaluate_kb)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -39,6 +39,12 @@ def _frame_pairs(audio: bytes, noise: bytes, words: bool) -> tuple[tuple[bytes, 
     sent = _frames(with_noise(audio, noise))
     clean = _frames(audio.ljust(len(sent) * FRAME_BYTES, SILENCE)) if words else (_SILENT_FRAME,) * len(sent)
     return tuple(zip(sent, clean, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def _loud_frames_end(line: tuple[tuple[bytes, bytes], ...]) -> int:
+    """How many frames there are up to the last loud one."""
+    return next((at for at in range(len(line), 0, -1) if is_loud(line[at - 1][1])), 0)
 
 
 def is_loud(frame: bytes) -> bool:
@@ -123,11 +129,13 @@ class ScriptedCaller:
         self._step = 0
         self._since_ms = 0
         self._spoke_since_own_line = False
-        self._speech: Sequence[tuple[bytes, bytes]] = ()
+        self._speech: tuple[tuple[bytes, bytes], ...] = ()
         self._at = 0
         self._keys: list[str] = []
         self._key_wait = 0
         self._over = False
+        self._leaving = False
+        self._own_loud_ms = 0
         self.unanswered = 0
         self.spoken: list[SpokenLine] = []
         self.mouth = bytearray()
@@ -139,6 +147,19 @@ class ScriptedCaller:
         action = self._act(heard)
         self.mouth += self._clean
         return action if self._echo is None else replace(action, frame=self._echo.mix(action.frame, heard))
+
+    def take_wait_ms(self) -> int | None:
+        """Once for each line: the time from its last loud frame to the agent's first; None when there is none."""
+        onset_ms = self._ear.onset_ms
+        if onset_ms is None or self._speech or not 0 < self._own_loud_ms < onset_ms:
+            return None
+        waited_ms = onset_ms - FRAME_MS - self._own_loud_ms
+        self._own_loud_ms = 0
+        return waited_ms
+
+    def leave(self) -> None:
+        """Hang up as soon as the line that is being spoken is over."""
+        self._leaving = True
 
     def _act(self, heard: bytes) -> CallerAction:
         change = self._ear.hear(heard)
@@ -154,7 +175,7 @@ class ScriptedCaller:
             return CallerAction(self._speak())
         if self._keys:
             return self._press()
-        return self._next()
+        return self._hang_up("left") if self._leaving else self._next()
 
     def _next(self) -> CallerAction:
         """Start the current step if it is time."""
@@ -167,6 +188,8 @@ class ScriptedCaller:
             return CallerAction(self._quiet())
         if not self._is_time(step.when):
             return CallerAction(self._quiet())
+        if 0 < self.script.hang_up_after_ms <= self._ear.now_ms:
+            return self._hang_up("script_done")
         return self._begin(step)
 
     def _begin(self, step: Say | Press | HangUp) -> CallerAction:
@@ -181,6 +204,8 @@ class ScriptedCaller:
         self.spoken.append(SpokenLine(step.text, start_ms, start_ms, self._ear.speaking))
         line = self._lines[step.text, step.voice or self.script.voice]
         self._speech, self._at = line[: step.cut_ms // FRAME_MS or len(line)], 0
+        over = self._ear.onset_ms is not None and self._ear.silent_ms <= 2 * FRAME_MS
+        self._own_loud_ms = 0 if over else start_ms + FRAME_MS * _loud_frames_end(self._speech)
         return CallerAction(self._speak())
 
     def _is_time(self, when: When) -> bool:

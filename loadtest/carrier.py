@@ -133,6 +133,12 @@ class EmulatedCall:
             await self._post("/twilio/status", {"CallStatus": "completed", "CallDuration": str(duration_s)})
         return self.trace
 
+    def cut(self) -> None:
+        """The network breaks now."""
+        if self._line.leg is not None:
+            self._line.cuts += 1
+            self._line.leg.cut()
+
     def _caller_hung_up(self, reason: str) -> None:
         """From the clock. An open stream is stopped by the line; anything else that is going on ends here."""
         self._caller_reason = reason

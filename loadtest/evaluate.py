@@ -234,7 +234,7 @@ async def _record(outcome: CallOutcome, target: EvalTarget) -> dict[str, Any]:
 
 
 async def _evidence(outcome: CallOutcome, record: Mapping[str, Any], voice: AgentVoice) -> Evidence:
-    _, agent = await asyncio.to_thread(read_stereo, outcome.wav)
+    _, agent = await asyncio.to_thread(read_stereo, outcome.recording)
     answered = outcome.streams > 0 and not outcome.stream_errors
     return Evidence(
         record=record,

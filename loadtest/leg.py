@@ -21,9 +21,7 @@ _SILENT_FRAME = SILENCE * FRAME_BYTES
 _WRITE_BUFFER_BYTES = 16_384
 """A server that lets this much pile up reads too slowly: audio to it is dropped (Twilio warning 31930)."""
 
-_MEDIA = re.compile(
-    rb'\{"event": ?"media", ?"streamSid": ?"(\w+)", ?"media": ?\{"payload": ?"([A-Za-z0-9+/=]*)"\}\}'
-)
+_MEDIA = re.compile(rb'\{"event": ?"media", ?"streamSid": ?"(\w+)", ?"media": ?\{"payload": ?"([A-Za-z0-9+/=]*)"\}\}')
 """A media message as servers write it. What does not match goes the long way, and comes out the same."""
 
 

@@ -31,6 +31,7 @@ _SPEECH_HOLE_MS = 500
 _SILENT_AGENT_MS = 300
 _YIELD_MS = 2000
 _CLICK_FRAMES = 1
+_NEAR_FRAMES = 3
 _POWER = np.square(mulaw_decode(bytes(range(256))).astype(np.float32) / 32768.0)
 
 
@@ -95,6 +96,8 @@ class CallMeasures:
     Attributes:
         greeting_ms: from answering to the agent's first loud frame; None when it never spoke.
         starved: holes inside a clause (see ``playout.Underrun``), known from the emulator's buffer, not from audio.
+        starved_late: those of them that are not counted in ``starved``, since the generator was late by a frame or more
+            just then: what came in time may have been read too late.
         pauses: holes of less than 1.5 s after a mark: the agent between two clauses, or two short turns.
         lateness_ms: of the generator's own ticks. When its P95 is not small against the latencies, they are not
             the server's alone.
@@ -107,6 +110,7 @@ class CallMeasures:
     pauses: tuple[Underrun, ...]
     lateness_ms: Percentiles
     duration_ms: int
+    starved_late: tuple[Underrun, ...] = ()
 
     @property
     def v2v_ms(self) -> Percentiles:
@@ -151,19 +155,26 @@ def measure_loud(
     lateness_ms: Sequence[float] = (),
 ) -> CallMeasures:
     """Measure one call by which frames of 20 ms are loud; both channels on one clock, shape (frames,)."""
+    starved = [hole for hole in underruns if hole.starved]
     spoken = _stretches(caller, _SPEECH_HOLE_MS)
     heard = _stretches(agent, _SPEECH_HOLE_MS)
     return CallMeasures(
         turns=tuple(_turns(spoken, heard)),
         barge_ins=tuple(_barge_ins(spoken, _stretches(agent, _SILENT_AGENT_MS))),
         greeting_ms=heard[0].start_ms if heard else None,
-        starved=tuple(hole for hole in underruns if hole.starved),
+        starved=tuple(hole for hole in starved if not _late_near(hole, lateness_ms)),
+        starved_late=tuple(hole for hole in starved if _late_near(hole, lateness_ms)),
         pauses=tuple(
             hole for hole in underruns if not hole.starved and not hole.cleared and hole.gap_ms < _SHORT_PAUSE_MS
         ),
         lateness_ms=Percentiles.of(lateness_ms),
         duration_ms=max(len(caller), len(agent)) * FRAME_MS,
     )
+
+
+def _late_near(hole: Underrun, lateness_ms: Sequence[float]) -> bool:
+    begin, end = hole.at_ms // FRAME_MS - _NEAR_FRAMES, (hole.at_ms + hole.gap_ms) // FRAME_MS + _NEAR_FRAMES
+    return max(lateness_ms[max(0, begin) : end], default=0.0) >= FRAME_MS
 
 
 def loud_mulaw(audio: bytes | bytearray) -> NDArray[np.bool_]:

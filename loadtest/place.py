@@ -18,6 +18,7 @@ from loadtest.recording import write_stereo
 from loadtest.script import CallerScript
 from loadtest.speech import CallerSpeech
 from loadtest.ticker import Ticker
+from voice_agent.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,17 @@ class CallOutcome:
     audio_at_s: float = 0.0
     cuts: int = 0
     lines: tuple[SpokenLine, ...] = ()
+
+    @property
+    def recording(self) -> Path:
+        """Where the recording is.
+
+        Raises:
+            ConfigError: it was not kept.
+        """
+        if self.wav is None:
+            raise ConfigError(f"the recording of call {self.call_sid} was not kept")
+        return self.wav
 
     @property
     def ok(self) -> bool:
@@ -156,19 +168,18 @@ async def _place(
 
 def carrier_http() -> httpx.AsyncClient:
     """The client for webhooks: as many connections as calls need, no proxy."""
-    return httpx.AsyncClient(
-        trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    )
+    return httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
 
 
 class Notes:
-    """Turns the caller's notes into progress."""
+    """Turns one caller's notes into progress."""
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._on_progress = on_progress
         self.call_sid = ""
 
     def note(self, at_ms: int, kind: str, text: str) -> None:
+        """Called by the caller."""
         if self._on_progress is not None:
             self._on_progress(CallProgress(self.call_sid, at_ms, kind, text))
 

@@ -106,7 +106,12 @@ Step = Say | Press | HangUp | AwaitHangUp
 
 @dataclass(frozen=True, slots=True)
 class CallerScript:
-    """A whole script. ``noise_dbfs`` None means digital silence between the words; ``noise_kind`` says what noise."""
+    """A whole script.
+
+    Attributes:
+        noise_dbfs: None means digital silence between the words; ``noise_kind`` says what noise.
+        hang_up_after_ms: the call's length: the first step that is due later is a hang-up; 0: as many as there are.
+    """
 
     name: str
     steps: tuple[Step, ...]
@@ -116,6 +121,7 @@ class CallerScript:
     max_call_ms: int = 120_000
     noise_kind: str = "white"
     echo: Echo | None = None
+    hang_up_after_ms: int = 0
 
     @property
     def lines(self) -> tuple[tuple[str, str], ...]:

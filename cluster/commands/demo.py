@@ -90,7 +90,7 @@ def _summary(report: Report) -> None:
     for barge_in in measures.barge_ins:
         console.print(f"barge-in: the agent was silent {barge_in.latency_ms} ms after the caller's first loud frame")
     console.print(f"silence starved inside agent speech: {measures.starved_ms} ms")
-    folder = report.outcome.wav.parent
+    folder = report.outcome.recording.parent
     for name in ("call.wav", "events.jsonl", "turns.json", "waterfall.png"):
         there = (folder / name).exists()
         console.print(f"  {folder / name}{'' if there else '  (missing)'}", style="" if there else "red", markup=False)
