@@ -202,7 +202,7 @@ async def _judge(
         agent.greeting.format(company=_COMPANY), REPLY, agent.reprompt, agent.filler, agent.apology,
         (agent.not_understood, agent.goodbye, agent.silence_goodbye),
     )  # fmt: skip
-    heard = phrases_in(mulaw_encode(read_stereo(outcome.wav)[1]), said.all)
+    heard = phrases_in(mulaw_encode(read_stereo(outcome.recording)[1]), said.all)
     judge_agent(verdict, outcome.lines, heard, cut_ms, said)
     record = await _recorded(view, outcome.call_sid)
     lines = [(line, said_ms[line.text]) for line in outcome.lines]
