@@ -42,6 +42,7 @@ class World:
         self.queue: list[tuple[int, int, e.Event]] = []
         self.order = count()
         self.words: dict[int, str] = {}
+        self.confidence = 0.9
         self.records: list[TurnRecord] = []
         self.end: CallRecord | None = None
         self.audio: list[tuple[int, int, int, int]] = []  # (turn, clause, duration, ready at), not yet released
@@ -153,7 +154,7 @@ class World:
         self.at(self.free_at, e.ClausePlayed(turn, clause, self.free_at))
 
     def answer(self, stage: str, latency: int, utterance: int, pause: int) -> None:
-        event = e.TranscriptReady(utterance, pause, self.words[utterance], 0.9, True)
+        event = e.TranscriptReady(utterance, pause, self.words[utterance], self.confidence, True)
         self.result(stage, latency, event, utterance, pause)
 
     def reply(self, command: c.Generate) -> None:
@@ -354,3 +355,17 @@ def test_a_caller_nobody_understands_still_gets_the_turn_in_the_end() -> None:
     world.run(begin + 1000 + 5 * TurnPolicy().barge_in_confirm_ms + 200)
     assert next(r for r in world.records if r.kind == "reply").outcome == "interrupted"
     assert world.machine.state is State.HEARING
+
+
+@pytest.mark.parametrize(("confidence", "outcome"), [(0.55, "completed"), (0.9, "interrupted")])
+def test_a_nod_taken_for_words_resumes_and_a_short_question_does_not(confidence: float, outcome: str) -> None:
+    world = started()
+    end = world.say(3000, 1, "do you rent bicycles")
+    world.run(end + 400)
+    begin = next(at for at, _ in world.commands(c.ReleaseTurn)[1:])
+    world.confidence = confidence
+    world.say(begin + 2000, 2, "how much", words=2)
+    world.run(begin + 20_000)
+    record = next(r for r in world.records if r.kind == "reply")
+    assert record.outcome == outcome
+    assert (record.heard_text_pii == ANSWERS["do you rent bicycles"]) is (outcome == "completed")

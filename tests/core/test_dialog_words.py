@@ -18,6 +18,7 @@ from voice_agent.dialog.listening import (
     is_backchannel,
     is_echo,
     judge,
+    sure_enough,
 )
 from voice_agent.dialog.policy import TurnPolicy
 from voice_agent.ports import Message
@@ -167,7 +168,33 @@ def test_the_callers_own_pauses_teach() -> None:
     ],
 )
 def test_what_takes_the_turn(text: str, confidence: float, expected: bool) -> None:
-    assert interrupts(text, confidence, "We open at nine in the morning.", TurnPolicy()) is expected
+    assert interrupts(text, confidence, 1500, "We open at nine in the morning.", TurnPolicy()) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "confidence", "spoke_ms", "expected"),
+    [
+        ("the major member", 0.52, 1090, False),  # "mm hmm", to a recogniser of a bicycle shop
+        ("do you have", 0.68, 350, False),  # "yeah"
+        ("how much", 0.76, 720, True),
+        ("can i rent a bike", 0.61, 1250, True),
+        ("stop", 0.02, 300, True),
+        ("stopping", 0.02, 300, False),
+    ],
+)
+def test_short_speech_over_the_agent_must_be_surer(text: str, confidence: float, spoke_ms: int, expected: bool) -> None:
+    assert interrupts(text, confidence, spoke_ms, "Delivery costs fifteen dollars.", TurnPolicy()) is expected
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 3000), st.integers(0, 3000), st.floats(0, 1))
+def test_longer_and_surer_never_takes_the_turn_less(
+    confidence: float, more: float, spoke_ms: int, longer_ms: int, least: float
+) -> None:
+    policy = TurnPolicy(barge_in_min_confidence=least)
+    assert sure_enough(1.0, spoke_ms, policy), "what is certain counts, however short"
+    if sure_enough(confidence, spoke_ms, policy):
+        assert confidence >= least
+        assert sure_enough(max(confidence, more), max(spoke_ms, longer_ms), policy)
 
 
 def test_nods_and_echoes() -> None:

@@ -59,8 +59,9 @@ class Interrupting(Hearing):
         # Who goes on speaking after words that were not sure is not making a noise.
         confidence = event.confidence if utterance.asks < SURE_AFTER_ASKS else 1.0
         # An echo ends soon after playout was held: who speaks for longer is the caller, whatever the words.
-        echoes = reply.text() if self._spoke_for_ms() < ECHO_MS else ""
-        if interrupts(event.text, confidence, echoes, self.policy):
+        spoke_ms = self._spoke_for_ms()
+        echoes = reply.text() if spoke_ms < ECHO_MS else ""
+        if interrupts(event.text, confidence, spoke_ms, echoes, self.policy):
             self._interrupt()
         elif over:
             self._resume()

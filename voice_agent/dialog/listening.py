@@ -20,12 +20,22 @@ _WORD = re.compile(r"[a-z0-9']+")
 
 BACKCHANNELS = frozenset(
     """mhm mm hm hmm uh huh uhhuh um er ah oh okay ok right sure yeah yes yep yup aha alright fine good great nice cool
-    i see got it""".split()
+    wow really exactly perfect i see got it""".split()
 )
 """Words that, alone, tell the agent to go on."""
 
 TAKES_THE_TURN = frozenset("stop wait no hello help hey excuse sorry hold cancel goodbye bye".split())
 """Single words that interrupt even when the agent has just said them."""
+
+URGENT = frozenset("stop wait hold cancel help".split())
+"""Single words that interrupt however unsure they are: no nod sounds like them, and going on is the worse mistake."""
+
+NOD_MS = 600
+REQUEST_MS = 1300
+NOD_CONFIDENCE = 0.25
+"""Speech over the agent of up to ``NOD_MS`` is mostly a nod, which a recogniser that does not know it takes for some
+word; so its words must be surer by ``NOD_CONFIDENCE``. From ``REQUEST_MS`` on they need not; in between, in proportion.
+"""
 
 _UNFINISHED = frozenset(
     """a an the and or but so because if when that which who to of in on at for with from about into by as is are was
@@ -137,8 +147,17 @@ def is_echo(text: str, spoken: str) -> bool:
     return found >= max(2, -(-len(words) * 4 // 5))
 
 
-def interrupts(text: str, confidence: float, spoken: str, policy: TurnPolicy) -> bool:
-    """Do these words, said over the agent's voice, take the turn?"""
-    if not words_of(text) or confidence < policy.barge_in_min_confidence:
+def sure_enough(confidence: float, spoke_ms: int, policy: TurnPolicy) -> bool:
+    """Is what was recognised of ``spoke_ms`` of speech over the agent more than a nod taken for words?"""
+    shortness = (REQUEST_MS - min(max(spoke_ms, NOD_MS), REQUEST_MS)) / (REQUEST_MS - NOD_MS)
+    return confidence >= min(policy.barge_in_min_confidence + NOD_CONFIDENCE * shortness, 1.0)
+
+
+def interrupts(text: str, confidence: float, spoke_ms: int, spoken: str, policy: TurnPolicy) -> bool:
+    """Do these words, said in ``spoke_ms`` over the agent's voice that said ``spoken``, take the turn?"""
+    words = words_of(text)
+    if len(words) == 1 and words[0] in URGENT:
+        return True
+    if not words or not sure_enough(confidence, spoke_ms, policy):
         return False
     return not is_backchannel(text) and not is_echo(text, spoken)
