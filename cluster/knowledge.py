@@ -79,26 +79,36 @@ def evaluate(settings: Settings, questions: Path, top_k: int) -> dict[str, Any]:
         DocumentError: a source cannot be read.
         EngineUnavailableError: the embedder cannot run here.
     """
-    from engines import registry
     from kb.evaluate import evaluate as measure
     from kb.evaluate import load_questions
+
+    asked = load_questions(questions)
+    with in_memory(settings) as base:
+        return measure(base.search, asked, top_k=top_k, min_dense=settings.retriever.min_dense).as_dict()
+
+
+@contextlib.contextmanager
+def in_memory(settings: Settings, vocabulary_dir: Path | None = None) -> Iterator[KnowledgeBase]:
+    """``kb.sources`` in a knowledge base of its own, gone at the end; the recogniser's vocabulary where it is wanted.
+
+    Raises:
+        DocumentError: a source cannot be read.
+        EngineUnavailableError: the embedder cannot run here.
+    """
+    from engines import registry
     from kb.knowledge import KnowledgeOptions
     from kb.ledger import MemoryLedger
     from kb.store import VectorStore
 
-    asked = load_questions(questions)
     embedder = registry.load("embed", settings.retriever.engine, settings.retriever.options)
-    base = KnowledgeBase(
-        store=VectorStore(dimension=embedder.dimension),
-        embedder=embedder,
-        ledger=MemoryLedger(),
-        options=KnowledgeOptions(root=Path.cwd(), chunk_words=settings.kb.chunk_words),
-    )
+    options = KnowledgeOptions(Path.cwd(), chunk_words=settings.kb.chunk_words, vocabulary_dir=vocabulary_dir)
+    store = VectorStore(dimension=embedder.dimension)
+    base = KnowledgeBase(store=store, embedder=embedder, ledger=MemoryLedger(), options=options)
     with contextlib.closing(base):
         report = base.ingest(list(settings.kb.sources))
         if report.failed:
             raise DocumentError("; ".join(f"{source}: {reason}" for source, reason in report.failed))
-        return measure(base.search, asked, top_k=top_k, min_dense=settings.retriever.min_dense).as_dict()
+        yield base
 
 
 async def _answer(settings: Settings, question: str, passages: tuple[Passage, ...]) -> str:

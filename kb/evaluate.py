@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ class QuestionSet:
     in_domain: tuple[Question, ...]
     out_of_domain: tuple[str, ...]
 
+    def texts(self) -> tuple[str, ...]:
+        """Every question."""
+        return (*(question.text for question in self.in_domain), *self.out_of_domain)
+
+    def as_heard(self, heard: Mapping[str, str]) -> QuestionSet:
+        """The same questions as a recogniser heard them."""
+        inside = tuple(replace(question, text=heard[question.text]) for question in self.in_domain)
+        return QuestionSet(inside, tuple(heard[text] for text in self.out_of_domain))
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -43,7 +52,8 @@ class Evaluation:
     Attributes:
         questions: how many were in the domain; ``foreign`` were not.
         top1: first passage's sentence is a right answer.
-        recall: a right answer's document is among the ``top_k`` passages' documents.
+        recall: a right answer is among the sentences of the ``top_k`` passages (recall@k).
+        document_recall: a right answer's document is among the ``top_k`` passages' documents.
         mrr: mean reciprocal rank of the first passage whose sentence is a right answer (0 when none).
         gate_accuracy: over all questions: in-domain ones let through, foreign ones kept out, by ``min_dense``.
         lowest_dense: smallest first cosine of an in-domain question that was answered right.
@@ -57,6 +67,7 @@ class Evaluation:
     min_dense: float
     top1: float
     recall: float
+    document_recall: float
     mrr: float
     gate_accuracy: float
     lowest_dense: float
@@ -114,7 +125,8 @@ def evaluate(search: Search, questions: QuestionSet, *, top_k: int = 4, min_dens
         top_k=top_k,
         min_dense=min_dense,
         top1=ranks.count(1) / count,
-        recall=sum(_has_source(question, passages) for question, passages in found) / count,
+        recall=sum(rank > 0 for rank in ranks) / count,
+        document_recall=sum(_has_source(question, passages) for question, passages in found) / count,
         mrr=sum(1 / rank for rank in ranks if rank) / count,
         gate_accuracy=(let_through + kept_out) / (count + len(foreign)),
         lowest_dense=min(right, default=0.0),

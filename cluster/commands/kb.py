@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -110,6 +111,10 @@ def list_documents(
 def evaluate(
     questions: Annotated[Path | None, typer.Argument(help="A file of questions; default: the sample's.")] = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, max=50, help="Passages looked at.")] = 4,
+    spoken: Annotated[
+        list[str] | None,
+        typer.Option("--spoken", help="Also ask aloud, in this voice, over a telephone line; may be given often."),
+    ] = None,
     profile: ProfileOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -117,26 +122,38 @@ def evaluate(
 ) -> None:
     """Measure retrieval over `kb.sources`: recall, mean reciprocal rank, and whether foreign questions are kept out."""
     import kb
-    from cluster import knowledge
+    from cluster import knowledge, spoken_questions
 
     path = questions or Path(kb.__path__[0]) / "sample" / "questions.yaml"
-    found = knowledge.evaluate(resolved(profile, config, overrides).settings, path, top_k)
+    settings = resolved(profile, config, overrides).settings
+    found = {"written": knowledge.evaluate(settings, path, top_k)}
+    for voice in spoken or ():
+        found |= spoken_questions.evaluate(settings, path, top_k, voice)
     if as_json:
-        print_json(found)
+        print_json(found if spoken else found["written"])
         return
-    rows = [
-        ("questions", str(found["questions"])),
-        ("foreign questions", str(found["foreign"])),
-        (f"recall@{top_k}", f"{found['recall']:.3f}"),
-        ("MRR", f"{found['mrr']:.3f}"),
-        ("right first sentence", f"{found['top1']:.3f}"),
-        (f"gate at {found['min_dense']:g}", f"{found['gate_accuracy']:.3f}"),
-        ("lowest right cosine", f"{found['lowest_dense']:.3f}"),
-        ("highest foreign cosine", f"{found['highest_foreign_dense']:.3f}"),
-    ]
-    print_table(("measure", "value"), rows)
-    for question, sentence in found["wrong"]:
+    print_table(("measure", *found), [(name, *cells) for name, *cells in _measures(found, top_k)])
+    for question, sentence in found["written"]["wrong"]:
         out().print(f"wrong: {question} -> {sentence}", markup=False)
+
+
+def _measures(found: Mapping[str, Mapping[str, Any]], top_k: int) -> Iterator[tuple[str, ...]]:
+    """A row a measure, a cell for each way of asking."""
+    least = next(iter(found.values()))["min_dense"]
+    for name, key, form in (
+        ("questions", "questions", "d"),
+        ("foreign questions", "foreign", "d"),
+        ("word error rate", "word_error_rate", ".3f"),
+        (f"recall@{top_k}", "recall", ".3f"),
+        (f"document recall@{top_k}", "document_recall", ".3f"),
+        ("MRR", "mrr", ".3f"),
+        ("right first sentence", "top1", ".3f"),
+        (f"gate at {least:g}", "gate_accuracy", ".3f"),
+        ("lowest right cosine", "lowest_dense", ".3f"),
+        ("highest foreign cosine", "highest_foreign_dense", ".3f"),
+    ):
+        if any(key in one for one in found.values()):
+            yield name, *(format(one[key], form) if key in one else "" for one in found.values())
 
 
 def remove(

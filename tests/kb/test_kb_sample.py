@@ -101,6 +101,11 @@ def test_evaluation_counts() -> None:
     )
     found = evaluate(lambda text, _: SearchResponse(answers[text]), questions, min_dense=0.4)
     assert (found.top1, found.recall, found.mrr) == (pytest.approx(1 / 3), pytest.approx(2 / 3), pytest.approx(0.5))
+    by_document = evaluate(lambda text, _: SearchResponse(answers[text][1:] or answers[text]), questions, min_dense=0.4)
+    assert (by_document.recall, by_document.document_recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    astray = Question("two", "a.md", ("Nowhere",))
+    only = evaluate(lambda text, _: SearchResponse(answers[text]), QuestionSet((astray,), ()))
+    assert (only.recall, only.document_recall, only.mrr) == (0.0, 1.0, 0.0)
     assert found.gate_accuracy == pytest.approx(3 / 5)
     assert (found.lowest_dense, found.highest_foreign_dense) == (0.9, 0.5)
     assert [question for question, _ in found.wrong] == ["two", "three"]
