@@ -112,6 +112,14 @@ staff | jobs | student | students | children | kids | family | seniors | beginne
 something i bought | something new | my car | my bike | my bicycle
 """
 
+# What every company is asked about every day of the week: the days sound much like other words at the end of a
+# sentence ("on Monday" like "on body"), and what is asked for is nearly always the day.
+DAY_QUESTIONS = """
+what time do you open on {} | what time do you close on {} | when do you open on {} | when do you close on {}
+are you open on {} | are you closed on {} | what about {} | and on {} | on {}
+""".replace("\n", " | ")
+DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+
 # Everyday words the knowledge base may lack. They are here to be mistaken for nothing else: without them a question
 # about football is heard as the nearest words of the company, with them as words that retrieve nothing.
 EVERYDAY_WORDS = """
@@ -132,7 +140,7 @@ EVERYDAY_TEMPLATES = "{} | the {} | a {} | my {} | some {} | is the {} | of the 
 
 # Weights of the kinds of utterances, tuned on the sample knowledge base.
 SENTENCE_WEIGHT, HEADING_WEIGHT, QUESTION_WEIGHT, PHRASE_WEIGHT = 2.0, 4.0, 4.0, 6.0
-TEMPLATE_WEIGHT, EVERYDAY_WEIGHT = 0.05, 2.0
+TEMPLATE_WEIGHT, EVERYDAY_WEIGHT, DAY_WEIGHT = 0.05, 2.0, 3.0
 
 _FUNCTION_WORDS = frozenset(
     """
@@ -174,6 +182,7 @@ def likely_utterances(
     topics.update(dict.fromkeys(tuple(topic.split()) for topic in _split(COMPANY_TOPICS)))
     topics.update(dict.fromkeys((form,) for topic in topics if len(topic) == 1 for form in forms_of(topic[0], known)))
     yield from _weighted(_filled(_split(TEMPLATES), list(topics)), TEMPLATE_WEIGHT)
+    yield from _weighted(_filled(_split(DAY_QUESTIONS), [(day,) for day in DAYS]), DAY_WEIGHT)
     everyday = [(word,) for word in EVERYDAY_WORDS.split()]
     yield from _weighted(_filled(_split(EVERYDAY_TEMPLATES), everyday), EVERYDAY_WEIGHT)
     yield from _weighted(_numbers(), NUMBER_WEIGHT)

@@ -24,7 +24,7 @@ DISCOUNT = 0.5
 PRUNE = 1.5
 KEPT_VERSIONS = 3
 # Part of the version of a vocabulary: raise it when what is made of the same documents changes.
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)
