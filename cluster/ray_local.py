@@ -92,6 +92,8 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         # An idle stack should cost little: the defaults wake the controller, and every process that has a handle,
         # ten times a second. A dead replica is found by its callers, not by these loops.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
+        # By default a dead HTTP proxy, through which all webhooks come, is missed only after ten seconds or more.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
         # The default, 15, starves calls as soon as anything else runs on the node.
         "RAY_worker_niceness": "0",

@@ -86,12 +86,19 @@ class StackView:
             below = psutil.Process(self._root).children(recursive=kind != POSTGRES)
         except psutil.Error:
             return []
-        return [one for one in below if kind_of(one) == kind and _alive(one)]
+        return [one for one in below if _is(one, kind) and _alive(one)]
 
 
 def _gateway_calls(status: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     gateways = status.get("gateways", {})
     return [(gateway_id, gateway["calls"]) for gateway_id, gateway in gateways.items() if "calls" in gateway]
+
+
+def _is(process: psutil.Process, kind: str) -> bool:
+    try:
+        return process.name().startswith(POSTGRES) if kind == POSTGRES else kind_of(process) == kind
+    except psutil.Error:
+        return False
 
 
 def _alive(process: psutil.Process) -> bool:
@@ -134,8 +141,8 @@ class Recovery:
         if victim.kind == CALL_ACTOR:
             return await self._moved(victim, killed_at_s)
         if victim.kind == GATEWAY:
-            back = await self._back_on_a_gateway(victim)
-        elif victim.kind == POSTGRES:
+            return await self._on_a_gateway(victim, killed_at_s)
+        if victim.kind == POSTGRES:
             journal = (await self._view.status()).get("journal", {})
             back = not journal.get("store_away", True) and not journal.get("spooled_bytes", 1)
             back = back and await self._view.get("/api/calls") is not None
@@ -160,8 +167,11 @@ class Recovery:
             return None
         return [moves[sid] for sid in victim.calls if sid in moves]
 
-    async def _back_on_a_gateway(self, victim: Victim) -> bool:
-        """Every call of the dead gateway has a stream and an actor again."""
-        status = await self._view.status()
-        there = {sid for _, calls in _gateway_calls(status) for sid, call in calls.items() if call["host_id"]}
-        return bool(status) and all(sid in there for sid in victim.calls if sid in self._ongoing())
+    async def _on_a_gateway(self, victim: Victim, killed_at_s: float) -> list[float] | None:
+        """When each call's new stream began; once all that are up have one, and an actor."""
+        status, now_s = await self._view.status(), time.time()
+        there = {sid: call for _, calls in _gateway_calls(status) for sid, call in calls.items() if call["host_id"]}
+        if not status or any(sid not in there for sid in victim.calls if sid in self._ongoing()):
+            return None
+        began_s = {sid: now_s - there[sid]["now_ms"] / 1000 for sid in victim.calls if sid in there}
+        return [max(0.0, (at_s - killed_at_s) * 1000) for at_s in began_s.values()]

@@ -144,15 +144,19 @@ def judge_caller(
 ) -> None:
     """The recogniser heard of each line as much as was said. ``lines`` come with their speech in ms."""
     turns = [turn for turn in record.get("turn_records", ()) if turn["caller_text_pii"]]
-    for line, said_ms in lines:
+    for place, (line, said_ms) in enumerate(lines):
         if any(line.start_ms - AFTERWARDS_MS <= at_ms <= line.end_ms for at_ms in cut_ms):
             continue
-        heard_ms = sum(
-            int(number)
-            for turn in turns
-            if line.start_ms <= turn["times_ms"].get("speech_end_ms", -1) + media_start_ms <= line.end_ms + 1500
-            for number in HEARD.findall(turn["caller_text_pii"])
-        )
+        if any(at_ms < line.start_ms for at_ms in cut_ms):
+            # Another gateway began its clock again: count from the end.
+            mine = turns[len(turns) - len(lines) + place :][:1]
+        else:
+            mine = [
+                turn
+                for turn in turns
+                if line.start_ms <= turn["times_ms"].get("speech_end_ms", -1) + media_start_ms <= line.end_ms + 1500
+            ]
+        heard_ms = sum(int(number) for turn in mine for number in HEARD.findall(turn["caller_text_pii"]))
         verdict.caller_ms += said_ms
         if abs(heard_ms - said_ms) > TOLERANCE_MS:
             verdict.caller_ms_lost += max(0, said_ms - heard_ms)

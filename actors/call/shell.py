@@ -46,6 +46,9 @@ SNAPSHOT_EVERY_S: Final = 0.1
 TIME_FIELDS: Final = ("onset_ms", "speech_end_ms", "at_ms")
 """Fields of events that are times on the call's clock; ``heard_ms`` and ``duration_ms`` are lengths."""
 
+_SHIFT: Final = "shift_ms"
+"""Key beside the machine's state in a packed snapshot."""
+
 LOAD_STEP: Final = 0.1
 """Changes of the load below this are not told."""
 
@@ -83,7 +86,7 @@ class CallShell:
         self._machine = self._make_machine()
         self._reconnected = reconnected
         # Another gateway began its clock at 0 again; the dialog's goes on from where it was.
-        self._shift_ms = max(0, self._machine.now_ms - attach.now_ms) if reconnected else 0
+        self._shift_ms = self._shift(attach)
         self._zero_s = self._loop.time() - (attach.now_ms + self._shift_ms) / 1000
         self._events: deque[Event] = deque()
         self._load = 0.0
@@ -287,7 +290,7 @@ class CallShell:
 
     def _send_snapshot(self) -> None:
         self._snapshot_due_s = None
-        state: bytes = msgpack.packb(self._machine.snapshot())
+        state: bytes = msgpack.packb({**self._machine.snapshot(), _SHIFT: self._shift_ms})
         if (state != self._snapshot or not self._answered) and not self._ended:
             self._snapshot, self._answered = state, True
             # All that was told has been fed by now, so the state speaks for it.
@@ -376,6 +379,12 @@ class CallShell:
                 end_reason="failed",
             )
         )
+
+    def _shift(self, attach: Attach) -> int:
+        """How far the dialog's clock is ahead of the gateway's, in ms; a successor at that gateway goes on with it."""
+        if self._reconnected:
+            return max(0, self._machine.now_ms - attach.now_ms)
+        return int(_unpacked(attach.snapshot).get(_SHIFT, 0)) if attach.snapshot else 0
 
     def _make_machine(self) -> Machine:
         if not self._attach.snapshot:

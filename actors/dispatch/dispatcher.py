@@ -72,8 +72,8 @@ class Dispatcher:
         async with self._starting:
             if self._started:
                 return
-            self._meet_gateways(await self._cluster.gateways())
-            await self._pool.adopt()
+            gateways, _ = await asyncio.gather(self._cluster.gateways(), self._pool.adopt(self._tasks))
+            self._meet_gateways(gateways)
             for host in self._pool.hosts:
                 self._learn(host)
             self._tasks.start(self._keep_full(), "pool-refill")
@@ -355,8 +355,8 @@ class Dispatcher:
             self._learn(host)
 
     def _meet_gateways(self, alive: dict[str, str]) -> None:
-        self._gateways |= alive
-        if alive:
+        self._gateways |= {gateway_id: url for gateway_id, url in alive.items() if url}
+        if self._gateways:
             self._met_gateways = True
             self._gateway_met.set()
 

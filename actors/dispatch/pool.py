@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from actors.tasks import TaskKeeper
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.errors import CapacityError, VoiceAgentError
@@ -16,6 +17,7 @@ from voice_agent.errors import CapacityError, VoiceAgentError
 logger = logging.getLogger(__name__)
 
 START_S: Final = 200.0
+ADOPT_S: Final = 1.0
 STATUS_S: Final = 5.0
 MISSES: Final = 3
 """Health checks a host may miss; a process that is only slow must not lose its calls to a false alarm."""
@@ -68,7 +70,7 @@ class Cluster(Protocol):
         """End the process of a call actor, whatever it is doing. Unknown ones are fine."""
 
     async def gateways(self) -> dict[str, str]:
-        """Media URLs of the gateways that answer, by id."""
+        """Media URLs of the gateways that are alive, by id; empty for one that does not answer just now."""
 
     async def has_call(self, gateway_id: str, call_id: str) -> bool | None:
         """Whether a gateway has a call's stream; None when it does not answer."""
@@ -180,16 +182,27 @@ class HostPool:
     def add(self, client: HostClient, address: HostAddress, capacity: int, code: int = 1) -> Host:
         """Take a ready host into the pool."""
         host = self._hosts[address.host_id] = Host(address.host_id, client, address, capacity, code=code)
-        number = address.host_id.rpartition("-")[2]
-        if number.isdigit():
-            self._next = max(self._next, int(number) + 1)
+        self._count_on(address.host_id)
         self._change()
         return host
 
-    async def adopt(self) -> None:
-        """Take over the hosts that are alive already, with the calls they have."""
+    def _count_on(self, host_id: str) -> None:
+        number = host_id.rpartition("-")[2]
+        if number.isdigit():
+            self._next = max(self._next, int(number) + 1)
+
+    async def adopt(self, tasks: TaskKeeper) -> None:
+        """Take over the hosts that are alive already, with the calls they have.
+
+        Those that do not answer soon, such as one that is just being made, follow when they do: calls wait for this.
+        """
         found = await self._cluster.hosts()
-        await asyncio.gather(*(self._adopt(host_id, client) for host_id, client in found.items()))
+        adopting = [tasks.start(self._adopt(host_id, client), f"adopt-{host_id}") for host_id, client in found.items()]
+        self._starting |= found.keys()
+        for host_id in found:
+            self._count_on(host_id)
+        if adopting:
+            await asyncio.wait(adopting, timeout=ADOPT_S)
         newest = max(self._hosts.values(), key=lambda host: host.code, default=None)
         if newest is not None and newest.code > self.context.code.number:
             # A deploy came after this dispatcher was made: its hosts know what more of them are made from.
@@ -204,6 +217,8 @@ class HostPool:
             logger.warning("call actor not adopted", extra={"host_id": host_id, "reason": type(error).__name__})
             await self._cluster.destroy_host(host_id)
             return
+        finally:
+            self._starting.discard(host_id)
         host = self.add(client, address, int(status["capacity"]), int(status.get("code", {}).get("number", 1)))
         host.status = status
 

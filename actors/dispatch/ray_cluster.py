@@ -139,10 +139,19 @@ class RayCluster:
             return  # it is gone already
 
     async def gateways(self) -> dict[str, str]:
-        """Media URLs of the gateways that answer; a gateway's id is its actor's name."""
+        """Media URLs of the gateways that are alive; a gateway's id is its actor's name."""
         names = await asyncio.to_thread(self._names, GATEWAY_PREFIX)
-        urls = await asyncio.gather(*(self._of_gateway(name, "media_url") for name in names))
-        return {name: url for name, url in zip(names, urls, strict=True) if url}
+        urls = await asyncio.gather(*(self._url(name) for name in names))
+        return {name: url for name, url in zip(names, urls, strict=True) if url is not None}
+
+    async def _url(self, gateway_id: str) -> str | None:
+        """None when it is dead or being restarted, empty when it is only slow."""
+        try:
+            return str(await self._ask_gateway(gateway_id, "media_url"))
+        except TimeoutError:
+            return ""
+        except (ValueError, VoiceAgentError):
+            return None
 
     async def has_call(self, gateway_id: str, call_id: str) -> bool | None:
         """Ask the gateway."""
@@ -156,12 +165,15 @@ class RayCluster:
     async def _of_gateway(self, gateway_id: str, method: str, *arguments: Any, within_s: float = GATEWAY_S) -> Any:
         """None when the gateway is not there, is being restarted or does not answer."""
         try:
-            async with asyncio.timeout(within_s):
-                actor = await asyncio.to_thread(ray.get_actor, gateway_id, self._namespace)
-                return await answer(getattr(actor, method).remote(*arguments))
+            return await self._ask_gateway(gateway_id, method, *arguments, within_s=within_s)
         except (ValueError, TimeoutError, VoiceAgentError) as error:
             logger.info("gateway does not answer", extra={"gateway_id": gateway_id, "reason": type(error).__name__})
             return None
+
+    async def _ask_gateway(self, gateway_id: str, method: str, *arguments: Any, within_s: float = GATEWAY_S) -> Any:
+        async with asyncio.timeout(within_s):
+            actor = await asyncio.to_thread(ray.get_actor, gateway_id, self._namespace)
+            return await answer(getattr(actor, method).remote(*arguments))
 
     async def report(self, status: dict[str, Any]) -> None:
         """Tell the journal."""

@@ -290,6 +290,26 @@ async def test_a_call_its_host_does_not_know_is_over(made):
     assert await dispatcher.call_state("CA1") == "ended:lost"
 
 
+async def test_a_restarted_dispatcher_does_not_wait_for_a_host_that_is_slow_to_start(made, monkeypatch):
+    monkeypatch.setattr("actors.dispatch.pool.ADOPT_S", 0.05)
+    first, cluster = await made()
+    await live(first, "CA1")
+    slow = next(host for host in cluster.living.values() if not host.calls)
+    gate, start = asyncio.Event(), slow.start
+
+    async def start_late():
+        await gate.wait()
+        return await start()
+
+    slow.start = start_late
+    second, _ = await made(cluster, wait=False)
+    assert isinstance(await second.admit("CA2", "", ""), Admission)
+    assert slow.host_id not in (await second.status())["hosts"]
+    gate.set()
+    await until(lambda: slow.host_id in [host.host_id for host in second._pool.hosts])
+    assert len(cluster.living) == second._pool.wanted, "none was made in its place"
+
+
 async def test_a_carrier_that_comes_back_is_the_first_to_tell_of_a_lost_gateway(made):
     cluster = FakeCluster()
     cluster.gateway_ids = {"gateway-a", "gateway-b"}

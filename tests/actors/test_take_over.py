@@ -154,6 +154,25 @@ async def test_another_gateway_starts_its_clock_again_and_the_caller_is_asked(si
     assert record.times.speech_end_ms >= 60_000
 
 
+async def test_a_call_that_came_back_from_another_gateway_moves_again_without_losing_time(site):
+    site.attach(now_ms=60_000)
+    await site.play_out(1)
+    await asyncio.sleep(0.15)
+    site.attach(await site.kill(), now_ms=40, reconnected=True)
+    await site.play_out(2)
+    await until(lambda: site.gateway.snapshots()[-1].epoch == site.epoch)
+    shift_ms = site.shell._shift_ms
+    assert shift_ms >= 59_000
+    snapshot = await site.kill()
+    site.attach(snapshot, now_ms=900)
+    assert site.shell._shift_ms == shift_ms
+    site.shell.from_gateway(SpeechStarted(1, 950))
+    site.shell.audio(1, 0, b"\x01" * 8000)
+    site.shell.from_gateway(SpeechPaused(1, 1000))
+    await asyncio.wait_for(site.play_out(3), 5)
+    assert site.journal.of(TurnRecord)[-1].kind == "reply"
+
+
 async def test_a_goodbye_that_was_cut_by_a_lost_gateway_ends_the_call(site):
     machine = DialogMachine(POLICY, site.kit.machines.agent, "CA1")
     site.attach()
