@@ -94,12 +94,17 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
         # By default a dead HTTP proxy, through which all webhooks come, is missed only after ten seconds or more.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
         # The default, 15, starves calls as soon as anything else runs on the node.
         "RAY_worker_niceness": "0",
         "RAY_worker_maximum_startup_concurrency": workers,
         "RAY_num_workers_soft_limit": workers,
         "RAY_metrics_report_interval_ms": "10000",
+        # The agent walks all processes of the node for figures that the journal does not use; the log monitor lists
+        # all log files ten times a second for a driver that does not print them.
+        "REPORTER_UPDATE_INTERVAL_MS": "30000",
+        "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+        "LOG_NAME_UPDATE_INTERVAL_S": "30",
         # Nobody reads the history of tasks, and every request would write to it.
         "RAY_task_events_report_interval_ms": "0",
         "RAY_health_check_initial_delay_ms": "5000",

@@ -57,8 +57,8 @@ class TwilioSettings(Section):
 class MediaSettings(Section):
     """Playout and voice activity."""
 
-    lead_ms: int = Field(240, ge=40, le=2000, description="How far ahead of the ear audio is sent.")
-    chunk_ms: int = Field(100, ge=20, le=500, description="Size of one media message to the carrier.")
+    lead_ms: int = Field(400, ge=40, le=2000, description="How far ahead of the ear audio is sent.")
+    chunk_ms: int = Field(200, ge=20, le=500, description="Size of one media message to the carrier.")
     mark_timeout_s: float = Field(
         2.0, gt=0, description="A mark not echoed this long after its audio should have ended counts as played."
     )

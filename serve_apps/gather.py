@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from voice_agent.dialog.clauses import ClauseSplitter
 from voice_agent.ports import ReplyChunk, SpeechChunk
@@ -17,6 +17,7 @@ TEXT_PATIENCE_S: Final = 0.2
 """Words behind the first clause are gathered this long; the voice is busy with the first for longer."""
 AUDIO_PATIENCE_S: Final = 1.0
 """Longest that audio is gathered."""
+MOST_HELD: Final = 1000
 _BYTES_PER_S: Final = 8000
 
 
@@ -36,44 +37,75 @@ async def gathered(
 
     What is held is handed out before the end of the stream, or its failure, is.
     """
-    loop = asyncio.get_running_loop()
-    held: list[T] = []
-    due_s, failure, over = loop.time(), None, False
-    reading: Any = stream
-    async with aclosing(reading):
-        pending: asyncio.Future[T] | None = None
-        try:
-            while not over:
-                pending = pending or asyncio.ensure_future(anext(reading))
-                await asyncio.wait((pending,), timeout=max(0.0, due_s - loop.time()) if held else None)
-                if pending.done():
-                    over, failure = _take(pending, held)
-                    if held and not over and urgent(held[-1]):
-                        due_s = 0.0
-                    pending = None
-                if held and (over or loop.time() >= due_s):
-                    item = join(held) if len(held) > 1 else held[0]
-                    held = []
-                    due_s = loop.time() + patience_s(item)
-                    yield item
-        finally:
-            if pending is not None:
-                pending.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await pending
+    held = _Held[T](urgent)
+    reading = asyncio.create_task(held.read(stream), name="gather")
+    reading.add_done_callback(lambda _: held.ready.set())
+    try:
+        while held.items or not reading.done():
+            await held.ready.wait()
+            items = held.take()
+            if items:
+                item = join(items) if len(items) > 1 else items[0]
+                held.wait_for(patience_s(item))
+                yield item
+    finally:
+        held.close()
+        reading.cancel()
+        await asyncio.wait((reading,))
+        failure = None if reading.cancelled() else reading.exception()
     if failure is not None:
         raise failure
 
 
-def _take(done: asyncio.Future[T], held: list[T]) -> tuple[bool, Exception | None]:
-    """Add what was read to what is held; whether the stream is over, and by what failure."""
-    try:
-        held.append(done.result())
-    except StopAsyncIteration:
-        return True, None
-    except Exception as error:  # noqa: BLE001 - handed on to the reader, behind what is held
-        return True, error
-    return False, None
+class _Held(Generic[T]):
+    """Items read and not handed out: at most ``MOST_HELD``, then reading waits (policy: block).
+
+    One task reads a stream to its end. A task or a timer for each item would cost more than the item.
+    """
+
+    def __init__(self, urgent: Callable[[T], bool]) -> None:
+        self.items: list[T] = []
+        self.ready = asyncio.Event()
+        self._urgent = urgent
+        self._room = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._due_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, stream: AsyncIterator[T]) -> None:
+        """Read to the end. ``ready`` is set when something is to be handed out."""
+        closing: Any = stream
+        async with aclosing(closing):
+            async for item in stream:
+                self.items.append(item)
+                if self._urgent(item) or self._loop.time() >= self._due_s:
+                    self.ready.set()
+                    # A stream that never waits would be read to its end before its first item is handed out.
+                    await asyncio.sleep(0)
+                elif self._timer is None:
+                    self._timer = self._loop.call_at(self._due_s, self.ready.set)
+                if len(self.items) >= MOST_HELD:
+                    self._room.clear()
+                    self.ready.set()
+                    await self._room.wait()
+
+    def take(self) -> list[T]:
+        """What is to be handed out now."""
+        self.close()
+        self.ready.clear()
+        items, self.items = self.items, []
+        self._room.set()
+        return items
+
+    def wait_for(self, patience_s: float) -> None:
+        """Nothing is needed for so long."""
+        self._due_s = self._loop.time() + patience_s
+
+    def close(self) -> None:
+        """Stop the timer. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def gathered_text(stream: AsyncIterator[ReplyChunk], first_clause_words: int) -> AsyncGenerator[ReplyChunk, None]:
@@ -88,8 +120,11 @@ def gathered_text(stream: AsyncIterator[ReplyChunk], first_clause_words: int) ->
     return gathered(stream, _join_text, lambda _: TEXT_PATIENCE_S, urgent)
 
 
-def gathered_speech(stream: AsyncIterator[SpeechChunk]) -> AsyncGenerator[SpeechChunk, None]:
-    """A clause: its first audio as it comes, then pieces as large as half of what the listener still has to hear."""
+def gathered_speech(stream: AsyncIterator[SpeechChunk], ahead_s: float = 0.0) -> AsyncGenerator[SpeechChunk, None]:
+    """A clause: its first audio as it comes, then pieces as large as half of what the listener still has to hear.
+
+    ``ahead_s``: what the listener still has to hear before this clause begins.
+    """
     clock = asyncio.get_running_loop().time
     began_s, sent_bytes = 0.0, 0
 
@@ -97,8 +132,8 @@ def gathered_speech(stream: AsyncIterator[SpeechChunk]) -> AsyncGenerator[Speech
         nonlocal began_s, sent_bytes
         began_s = began_s or clock()
         sent_bytes += len(chunk.audio)
-        ahead_s = sent_bytes / _BYTES_PER_S - (clock() - began_s)
-        return min(max(ahead_s / 2, 0.0), AUDIO_PATIENCE_S)
+        left_s = ahead_s + sent_bytes / _BYTES_PER_S - (clock() - began_s)
+        return min(max(left_s / 2, 0.0), AUDIO_PATIENCE_S)
 
     return gathered(stream, _join_speech, patience_s, lambda chunk: chunk.last)
 

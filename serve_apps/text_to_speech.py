@@ -59,7 +59,7 @@ class TextToSpeech:
         said: list[SpeechChunk] = []
         spoken = replace(request, voice=key[0])
         chunks = guarded(self._engine.speak(spoken), "tts", request.call_id)
-        async with aclosing(gathered_speech(chunks)) as stream:
+        async with aclosing(gathered_speech(chunks, request.ahead_ms / 1000)) as stream:
             async for chunk in stream:
                 said.append(chunk)
                 if chunk.last:

@@ -35,6 +35,8 @@ _BLOCKS: Final = 8
 _BLOCKS_TO_DOUBT: Final = 3
 _FRAME_SAMPLES: Final = 64
 _SAMPLES_PER_MS: Final = 8
+_PIECE_SAMPLES: Final = 800
+"""Audio is kept in pieces of 100 ms, for only those that lie whole in a block tell something about the line."""
 _NOTHING_DB: Final = -120.0
 _POWER: Final[NDArray[np.float32]] = np.square(mulaw_to_float(bytes(range(256))))
 
@@ -70,8 +72,10 @@ class EchoGuard:
 
     def sent(self, at_ms: int, audio: bytes) -> None:
         """The agent's audio (mu-law 8 kHz) that is heard from ``at_ms`` on; in order."""
-        if audio:
-            self._sent.append((at_ms, at_ms + len(audio) // _SAMPLES_PER_MS, _loudest_db(audio)))
+        for start in range(0, len(audio), _PIECE_SAMPLES):
+            piece = audio[start : start + _PIECE_SAMPLES]
+            begin_ms = at_ms + start // _SAMPLES_PER_MS
+            self._sent.append((begin_ms, begin_ms + len(piece) // _SAMPLES_PER_MS, _loudest_db(piece)))
 
     def cut(self, now_ms: int) -> None:
         """What was not heard yet never will be."""

@@ -266,7 +266,10 @@ class LanguageModelEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SpeakRequest:
-    """One clause to be spoken. ``voice`` empty means the engine's default."""
+    """One clause to be spoken. ``voice`` empty means the engine's default.
+
+    ``ahead_ms``: speech of the turn that the listener still has to hear first; audio may come in pieces so much larger.
+    """
 
     call_id: str
     turn: int
@@ -274,6 +277,7 @@ class SpeakRequest:
     text: str
     voice: str = ""
     traceparent: str = ""
+    ahead_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

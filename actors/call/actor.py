@@ -25,7 +25,7 @@ from actors.link.messages import (
     Control,
     Detach,
 )
-from actors.tasks import LoopLag, TaskKeeper
+from actors.tasks import LoopLag, TaskKeeper, keep_out_of_collections
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
@@ -101,6 +101,7 @@ class CallActor:
             limits=LinkLimits().patient(GATEWAY_SILENCE_S),
         )
         host, port = await self._server.start(edges.bind_host)
+        keep_out_of_collections()
         return HostAddress(self._host_id, host, port)
 
     async def status(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,8 +37,11 @@ class TurnAudio:
     has left, so that its mark comes back, and skipped otherwise; so is a clause without any audio.
     """
 
-    def __init__(self, send: SendClause) -> None:
+    def __init__(self, send: SendClause, clock: Callable[[], float] = time.monotonic) -> None:
         self._send = send
+        self._clock = clock
+        self._began_s: float | None = None
+        self._given_bytes = 0
         self._order: deque[_Clause] = deque()
         self._clauses: dict[int, _Clause] = {}
         self._released = False
@@ -62,10 +66,19 @@ class TurnAudio:
         record.total_bytes += len(audio)
         if record.total_bytes > MAX_CLAUSE_BYTES:
             raise EngineFailedError("the synthesiser gave more than two minutes of audio for one clause")
+        self._began_s = self._clock() if self._began_s is None else self._began_s
+        self._given_bytes += len(audio)
         record.waiting += audio
         record.over = last
         self._drain()
         return record.total_bytes // BYTES_PER_MS
+
+    @property
+    def ahead_ms(self) -> int:
+        """Audio given and not heard yet, at the least: as if it had begun to play when the first of it came."""
+        if self._began_s is None:
+            return 0
+        return max(0, self._given_bytes // BYTES_PER_MS - int((self._clock() - self._began_s) * 1000))
 
     def given(self, clause: int) -> int:
         """Bytes of a clause so far."""

@@ -180,6 +180,7 @@ class TurnJobs:
             text=command.text,
             voice=kit.voice,
             traceparent=self._context.traceparent,
+            ahead_ms=audio.ahead_ms,
         )
 
         def take(chunk: SpeechChunk) -> bool:

@@ -153,8 +153,8 @@ class CallerEar:
         if self._echo.expected:
             begin_ms = self._clock.to_ms(segmenter.position, self._owner.now_ms)
             self._echo.heard(begin_ms, begin_ms + self._window // SAMPLES_PER_MS, max(frames_db))
-        # Only an onset asks whether the agent is heard, so most windows need not.
-        playing = not segmenter.speaking and self._owner.agent_heard()
+        # Only what may be an onset asks whether the agent is heard, so most windows need not.
+        playing = probability > 0.0 and not segmenter.speaking and self._owner.agent_heard()
         signal = segmenter.accept(probability, frames_db, playing=playing)
         if isinstance(signal, SpeechOnset):
             self._began(signal)

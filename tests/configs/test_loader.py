@@ -85,7 +85,7 @@ def test_later_sources_win_and_each_value_knows_its_place(tmp_path: Path) -> Non
         "server.public_url": "https://env.example",
         "agent.company": "Set",
         "calls.max_calls": 7,
-        "media.lead_ms": 240,
+        "media.lead_ms": 400,
     }
     assert origin["llm.engine"].endswith("profiles/simulated.yaml:10")
     assert origin["turn.endpoint_ms"] == f"{file}:3"
@@ -129,10 +129,14 @@ def test_text_settings_stay_text_others_are_read_as_yaml(tmp_path: Path) -> None
 
 def test_options_of_one_engine_never_reach_another(tmp_path: Path) -> None:
     text = "extends: simulated\ntts: {options: {speed: 9}}"
-    assert load(tmp_path, text).settings.tts.options == {"first_audio_ms": 80, "speed": 9}
+    assert load(tmp_path, text).settings.tts.options == {"first_audio_ms": 80, "speed": 9, "chunk_ms": 400}
     assert load(tmp_path, text, "tts.engine=espeak").settings.tts.options == {}
     assert load(tmp_path, text, "tts.engine=espeak", "tts.options.rate=150").settings.tts.options == {"rate": 150}
-    assert load(tmp_path, text, "tts.engine=simulated").settings.tts.options == {"first_audio_ms": 80, "speed": 9}
+    assert load(tmp_path, text, "tts.engine=simulated").settings.tts.options == {
+        "first_audio_ms": 80,
+        "speed": 9,
+        "chunk_ms": 400,
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from serve_apps.gather import gathered, gathered_speech, gathered_text
+from serve_apps.gather import MOST_HELD, gathered, gathered_speech, gathered_text
 from voice_agent.errors import EngineFailedError
 from voice_agent.ports import ReplyChunk, SpeechChunk, ToolCall
 
@@ -109,3 +109,31 @@ async def test_speech_is_whole_and_in_few_pieces() -> None:
     assert b"".join(chunk.audio for chunk in chunks) == b"".join(bytes([n]) * 1600 for n in range(10))
     assert [chunk.last for chunk in chunks] == [False, True]
     assert chunks[-1].word_ends_ms == (2000,)
+
+
+async def test_a_clause_behind_others_is_held_while_they_are_heard() -> None:
+    async def pieces() -> AsyncIterator[SpeechChunk]:
+        for number in range(5):
+            await asyncio.sleep(0.02)
+            yield SpeechChunk(bytes([number]) * 80, last=number == 4)
+
+    alone = [chunk async for chunk in gathered_speech(pieces())]
+    behind = [chunk async for chunk in gathered_speech(pieces(), ahead_s=60.0)]
+    assert len(alone) > 2
+    assert len(behind) == 2
+    assert b"".join(chunk.audio for chunk in behind) == b"".join(chunk.audio for chunk in alone)
+
+
+async def test_what_is_held_has_an_end() -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield "x"
+
+    async with aclosing(gathered(endless(), join, lambda _: 60.0, lambda _: False)) as stream:
+        assert await anext(stream) == "x"
+        assert len(await anext(stream)) == MOST_HELD
+        assert read <= 2 * MOST_HELD + 2
