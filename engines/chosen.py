@@ -13,7 +13,7 @@ def check_names(settings: Settings) -> None:
     Raises:
         ConfigError: one line for each of them, with the names that are allowed.
     """
-    wanted = (
+    wanted: tuple[tuple[str, str, str], ...] = (
         ("stt", "stt.engine", settings.stt.engine),
         ("llm", "llm.engine", settings.llm.engine),
         ("tts", "tts.engine", settings.tts.engine),
@@ -21,6 +21,8 @@ def check_names(settings: Settings) -> None:
         ("embed", "retriever.engine", settings.retriever.engine),
         ("vad", "media.vad_engine", settings.media.vad_engine),
     )
+    fallbacks = {"stt": settings.stt.fallback, "llm": settings.llm.fallback, "tts": settings.tts.fallback}
+    wanted += tuple((port, f"{port}.fallback", name) for port, name in fallbacks.items() if name)
     problems = [
         f"{key}: there is no {port} engine {name!r}; allowed: {', '.join(registry.names(port))}."
         for port, key, name in wanted

@@ -23,17 +23,23 @@ AUTO = "auto"
 
 _TABLE: Mapping[str, Mapping[str, str]] = {
     "stt": {
+        "fallback": "engines.fallback_stt:FallbackSpeechToText",
+        "faulty": "engines.faulty:FaultySpeechToText",
         "faster-whisper": "engines.stt_faster_whisper:FasterWhisperEngine",
         "pocketsphinx": "engines.stt_pocketsphinx:PocketsphinxEngine",
         "simulated": "engines.simulated:SimulatedSpeechToText",
     },
     "llm": {
+        "fallback": "engines.fallback_llm:FallbackLanguageModel",
+        "faulty": "engines.faulty:FaultyLanguageModel",
         "extractive": "engines.llm_extractive:ExtractiveAnswerer",
         "openai": "engines.llm_openai:OpenAIChat",
         "ray-serve-llm": "engines.llm_ray_serve:RayServeChat",
         "simulated": "engines.simulated:SimulatedLanguageModel",
     },
     "tts": {
+        "fallback": "engines.fallback_tts:FallbackTextToSpeech",
+        "faulty": "engines.faulty:FaultyTextToSpeech",
         "flite": "engines.tts_flite:FliteEngine",
         "espeak": "engines.tts_espeak:EspeakEngine",
         "coqui": "engines.tts_coqui:CoquiEngine",

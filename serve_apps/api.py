@@ -144,13 +144,17 @@ def router(context: StackContext, backends: Backends) -> APIRouter:
 
     @routes.get("/status", tags=["stack"])
     async def status() -> dict[str, Any]:
-        """The run, the dispatcher, its gateways and the journal; a part that does not answer says so."""
+        """The run, the dispatcher, its gateways, the journal and the engines; a part that does not answer says so."""
         report: dict[str, Any] = {"run_id": context.run_id, "profile": context.settings.profile}
         for name, part in (("dispatcher", backends.dispatcher), ("journal", backends.journal)):
             try:
                 report[name] = await part.status()
             except VoiceAgentError as error:
                 report[name] = {"error": error.code, "message": error.message}
+        try:
+            report["engines"] = await backends.stages.engines()
+        except VoiceAgentError as error:
+            report["engines"] = {"error": error.code, "message": error.message}
         report["gateways"] = await backends.gateways.status(report["dispatcher"].get("gateways", {}))
         return report
 

@@ -77,6 +77,9 @@ class StagesPort(Protocol):
     async def health(self) -> Mapping[str, str]:
         """What is wrong with each stage, by name; empty text when nothing is."""
 
+    async def engines(self) -> dict[str, list[dict[str, Any]]]:
+        """By stage, of each replica that has a fallback: its engines with their breakers."""
+
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Passages for a question."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from ray import serve
@@ -59,21 +60,53 @@ def build_apps(context: StackContext) -> dict[str, serve.Application]:
     return {
         "retriever": _deploy(Retriever, settings.retriever, log_level).bind(context),
         "stt": _deploy(SpeechToText, settings.stt, log_level, sticky=True).bind(
-            settings.stt.engine,
-            stt_options(context),
+            *with_fallback(context, "stt", stt_options(context)),
             turn_model="" if settings.turn.model == "words" else settings.turn.model,
             turn_options=settings.turn.model_options,
         ),
         "llm": _deploy(LanguageModel, settings.llm, log_level).bind(
-            settings.llm.engine, _with_server(settings), first_clause_words=settings.turn.first_clause_words
+            *with_fallback(context, "llm", _with_server(settings)),
+            first_clause_words=settings.turn.first_clause_words,
         ),
         "tts": _deploy(TextToSpeech, settings.tts, log_level).bind(
-            settings.tts.engine, settings.tts.options, voice=settings.tts.voice
+            *with_fallback(context, "tts", settings.tts.options), voice=settings.tts.voice
         ),
         "tools": _deploy(Tools, tools, log_level).bind(
             load_tools(settings), context.dsn, policy=policies.of(settings), pool_size=settings.storage.pool_size
         ),
         "ingress": ingress_app(context),
+    }
+
+
+def with_fallback(context: StackContext, port: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Engine and options of a stage; where it has a fallback, those of the engine that wraps both."""
+    settings = context.settings
+    stage: StageSettings = getattr(settings, port)
+    if not stage.fallback:
+        return stage.engine, options
+    alone = stage.model_copy(update={"engine": stage.fallback, "options": stage.fallback_options})
+    instead = replace(context, settings=settings.model_copy(update={port: alone}))
+    if port == "stt":
+        fallback_options = stt_options(instead)
+    else:
+        fallback_options = llm_options(instead.settings) if port == "llm" else alone.options
+    limits = settings.deadlines
+    judged: dict[str, dict[str, float]] = {
+        "stt": {"answer_s": limits.stt_s},
+        "llm": {
+            "first_s": limits.llm_first_s,
+            "next_s": limits.llm_next_s,
+            "words_per_s": limits.llm_words_per_s,
+        },
+        "tts": {"first_s": limits.tts_first_s, "behind_s": limits.tts_behind_s},
+    }
+    return "fallback", {
+        "engines": [
+            {"engine": stage.engine, "options": options},
+            {"engine": stage.fallback, "options": fallback_options},
+        ],
+        "breaker": {"faults": limits.faults, "window_s": limits.window_s, "cool_down_s": limits.cool_down_s},
+        **judged[port],
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from engines import registry
 from serve_apps.gather import gathered_text
-from serve_apps.replica import guarded
+from serve_apps.replica import engines_of, guarded
 from voice_agent.ports import Capabilities, LanguageModelEngine, ReplyChunk, ReplyRequest
 
 
@@ -22,6 +22,10 @@ class LanguageModel:
     async def capabilities(self) -> Capabilities:
         """What the engine can do."""
         return self._engine.capabilities
+
+    async def engines(self) -> dict[str, dict[str, Any]]:
+        """The engines of this replica, where it has a fallback: breaker, uses, faults."""
+        return engines_of(self._engine)
 
     async def reply(self, request: ReplyRequest) -> AsyncIterator[ReplyChunk]:
         """Stream the reply; the last chunk carries ``finish_reason``.

@@ -252,6 +252,19 @@ class ServeStages:
         """Take a document out."""
         return dict(await self._unary("retriever", "remove", source, timeout_s=INGEST_TIMEOUT_S))
 
+    async def engines(self) -> dict[str, list[dict[str, Any]]]:
+        """Ask every replica of the stages that may have a fallback."""
+
+        async def ask(stage: str) -> list[dict[str, Any]]:
+            async def broadcast() -> list[Any]:
+                response = self._handle(stage).broadcast("engines")
+                return list(await response.results_async(timeout_s=ACTOR_TIMEOUT_S))
+
+            return [states for states in await self._bordered(stage, broadcast, ACTOR_TIMEOUT_S) if states]
+
+        stages = ("stt", "llm", "tts")
+        return dict(zip(stages, await asyncio.gather(*map(ask, stages)), strict=True))
+
     async def reload_vocabulary(self) -> int:
         """Reload on every replica of the recogniser."""
 

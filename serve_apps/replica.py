@@ -24,6 +24,13 @@ def as_ours(error: Exception, stage: str, call_id: str) -> VoiceAgentError:
     return EngineFailedError(f"The {stage} engine failed: {type(error).__name__}: {error}")
 
 
+def engines_of(engine: Any) -> dict[str, dict[str, Any]]:
+    """What a fallback engine says of the engines it wraps, their breakers first of all; empty for any other engine."""
+    ladder = getattr(engine, "ladder", None)
+    states: dict[str, dict[str, Any]] = ladder.states() if ladder is not None else {}
+    return states
+
+
 async def guarded(stream: AsyncIterator[T], stage: str, call_id: str) -> AsyncGenerator[T, None]:
     """Pass an engine's stream on; when the reader goes away the engine's iterator is closed at once."""
     closing: Any = stream

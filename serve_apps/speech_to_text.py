@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from engines import registry
-from serve_apps.replica import as_ours
+from serve_apps.replica import as_ours, engines_of
 from voice_agent.errors import ProtocolError
 from voice_agent.ports import (
     Capabilities,
@@ -75,6 +75,10 @@ class SpeechToText:
     async def capabilities(self) -> Capabilities:
         """What the engine can do."""
         return self._engine.capabilities
+
+    async def engines(self) -> dict[str, dict[str, Any]]:
+        """The engines of this replica, where it has a fallback: breaker, uses, faults."""
+        return engines_of(self._engine)
 
     async def reload(self) -> None:
         """Take the vocabulary of the last ingest. Utterances under way keep the old one."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from engines import registry
 from serve_apps.gather import gathered_speech
-from serve_apps.replica import guarded
+from serve_apps.replica import engines_of, guarded
 from voice_agent.ports import Capabilities, SpeakRequest, SpeechChunk, TextToSpeechEngine
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,10 @@ class TextToSpeech:
         """What the engine can do; ``name`` is the engine that ``auto`` became."""
         return self._engine.capabilities
 
+    async def engines(self) -> dict[str, dict[str, Any]]:
+        """The engines of this replica, where it has a fallback: breaker, uses, faults."""
+        return engines_of(self._engine)
+
     async def voices(self) -> tuple[str, ...]:
         """Names accepted in ``SpeakRequest.voice``."""
         return self._engine.voices
@@ -62,7 +66,8 @@ class TextToSpeech:
         async with aclosing(gathered_speech(chunks, request.ahead_ms / 1000)) as stream:
             async for chunk in stream:
                 said.append(chunk)
-                if chunk.last:
+                # A fallback's voice is not kept: the engine that is meant to speak comes back.
+                if chunk.last and chunk.engine in ("", self._engine.capabilities.name):
                     self._cache.put(key, tuple(said))
                 yield chunk
 

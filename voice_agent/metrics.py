@@ -56,6 +56,21 @@ STAGE_SECONDS: Final = Metric(
 STAGE_FAILURES: Final = Metric(
     "voice_stage_failures_total", "counter", "jobs", "Jobs of turns that ended without a result.", ("stage",)
 )
+STAGE_ANSWERS: Final = Metric(
+    "voice_stage_answers_total",
+    "counter",
+    "turns",
+    "Turns by the engine that really answered; `recorded` is a phrase from its recording.",
+    ("stage", "engine"),
+)
+FILLERS: Final = Metric("voice_fillers_total", "counter", "phrases", "Recorded phrases that broke a silence.")
+BREAKERS_OPEN: Final = Metric(
+    "voice_breakers_open",
+    "gauge",
+    "processes",
+    "Call actors that go round a replica of the stage (replica), or are answered by its fallback engine (engine).",
+    ("stage", "of"),
+)
 SPECULATIONS: Final = Metric(
     "voice_speculations_total", "counter", "replies", "Replies prepared before the turn had ended."
 )
@@ -90,6 +105,9 @@ CATALOGUE: Final = (
     V2V_SECONDS,
     STAGE_SECONDS,
     STAGE_FAILURES,
+    STAGE_ANSWERS,
+    FILLERS,
+    BREAKERS_OPEN,
     SPECULATIONS,
     ADMISSIONS,
     HOSTS,

@@ -315,6 +315,7 @@ class Dispatcher:
                     "tasks": host.status.get("tasks", 0),
                     "open_requests": host.status.get("open_requests", 0),
                     "orphans": len(host.status.get("orphans", ())),
+                    "stages": host.status.get("stages", {}),
                 }
                 for host in hosts
             },

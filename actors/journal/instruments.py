@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -51,6 +51,9 @@ class Instruments:
         self.count(metrics.SPECULATIONS, by=record.speculations)
         for stage in record.failed_stages:
             self.count(metrics.STAGE_FAILURES, stage)
+        for stage, engine in record.engines.items():
+            self.count(metrics.STAGE_ANSWERS, stage, engine)
+        self.count(metrics.FILLERS, by=record.fillers)
         if record.v2v_self_reported_ms is not None:
             self.observe(metrics.V2V_SECONDS, record.v2v_self_reported_ms / 1000)
         for stage_times in metrics.STAGES:
@@ -73,9 +76,16 @@ class Instruments:
         self.level(metrics.HOSTS, status["hosts_starting"], "starting")
         self.level(metrics.HOSTS, status["hosts_wanted"], "wanted")
         self.level(metrics.LOOP_LAG, max((host["loop_lag_ms"] for host in hosts), default=0.0) / 1000)
+        self._breakers([host.get("stages", {}) for host in hosts])
         self._advance(metrics.HOST_DEATHS, status["host_deaths"])
         for outcome, total in status["counts"].items():
             self._advance(metrics.ADMISSIONS, total, outcome)
+
+    def _breakers(self, hosts: Sequence[Mapping[str, Any]]) -> None:
+        for stage in {stage for stages in hosts for stage in stages}:
+            seen = [stages[stage] for stages in hosts if stage in stages]
+            self.level(metrics.BREAKERS_OPEN, sum(bool(one["replicas"]) for one in seen), stage, "replica")
+            self.level(metrics.BREAKERS_OPEN, sum(one["answering"] != one["engine"] for one in seen), stage, "engine")
 
     def _advance(self, metric: Metric, total: int, *labels: str) -> None:
         """Bring a counter to a total that another process keeps, which starts at 0 again when that restarts."""

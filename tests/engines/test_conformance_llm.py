@@ -45,10 +45,14 @@ def _event(choice: dict[str, Any]) -> bytes:
     return f"data: {json.dumps({'choices': [{'index': 0, **choice}]})}\n\n".encode()
 
 
-@pytest.fixture(params=["simulated", "extractive", "openai"])
+@pytest.fixture(params=["simulated", "extractive", "openai", "fallback"])
 def engine(request: pytest.FixtureRequest) -> LanguageModelEngine:
+    quick = {"first_token_ms": 2, "word_ms": 0.2}
+    # Its first engine fails always: what is said is the second one's.
+    broken = {"engine": "faulty", "options": {"fault": "error", "options": quick}}
     options: dict[str, dict[str, Any]] = {
-        "simulated": {"first_token_ms": 2, "word_ms": 0.2},
+        "simulated": quick,
+        "fallback": {"engines": [broken, {"engine": "simulated", "options": quick}]},
         "openai": {"base_url": "http://model/v1", "model": "m", "transport": httpx.MockTransport(_chat)},
     }
     engine: LanguageModelEngine = registry.load("llm", request.param, options.get(request.param))
@@ -65,7 +69,7 @@ async def collect(stream: AsyncIterator[ReplyChunk]) -> list[ReplyChunk]:
 
 async def test_capabilities_are_honest(engine: LanguageModelEngine) -> None:
     assert isinstance(engine, LanguageModelEngine)
-    assert engine.capabilities.simulated is (engine.capabilities.name == "simulated")
+    assert engine.capabilities.simulated is (engine.capabilities.name in ("simulated", "faulty"))
     assert engine.capabilities.version
 
 

@@ -166,6 +166,9 @@ class FakeStages:
             raise DocumentError(f"no document {source!r}")
         return {"removed": [source]}
 
+    async def engines(self) -> dict[str, list[dict[str, Any]]]:
+        return {"tts": [{"flite": {"breaker": "open"}}]}
+
     async def reload_vocabulary(self) -> int:
         if self.reload_error is not None:
             raise self.reload_error
