@@ -6,7 +6,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help install dev demo test check format bench clean
+.PHONY: help install dev demo test check format bench chaos clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this
@@ -32,6 +32,9 @@ format: dev  ## Let ruff fix what it can
 
 bench: install  ## Measure: prints tables, writes JSON under runs/
 	$(BIN)/python -m loadtest.bench $(ARGS)
+
+chaos: install  ## Kill the processes of a stack under calls, and say what was lost (about 6 minutes)
+	@$(BIN)/python -m loadtest.chaos $(ARGS)
 
 clean:  ## Remove what was installed and written (.venv, var, runs, caches)
 	rm -rf $(VENV) var runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

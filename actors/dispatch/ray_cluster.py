@@ -20,6 +20,8 @@ from voice_agent.errors import CapacityError, StorageError, VoiceAgentError
 
 logger = logging.getLogger(__name__)
 
+HAS_CALL_S = 0.5
+"""A carrier waits for this answer, and has just lost a stream there."""
 GATEWAY_S = 2.0
 """A gateway that is silent for this long gets no calls until it answers again."""
 MOVE_S = 8.0
@@ -155,7 +157,7 @@ class RayCluster:
 
     async def has_call(self, gateway_id: str, call_id: str) -> bool | None:
         """Ask the gateway."""
-        held: bool | None = await self._of_gateway(gateway_id, "has_call", call_id)
+        held: bool | None = await self._of_gateway(gateway_id, "has_call", call_id, within_s=HAS_CALL_S)
         return held
 
     async def move_call(self, gateway_id: str, call_id: str, address: HostAddress) -> str:

@@ -1,0 +1,124 @@
+"""The verdict of a chaos run sees what is lost, repeated or cut; its plan hits everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from engines.word_sounds import SILENT_BYTE, word_sound
+from loadtest.caller import SpokenLine
+from loadtest.chaos import MOMENTS, OTHERS, REPLY, plan
+from loadtest.chaos_report import Strike, summarise
+from loadtest.chaos_verdict import (
+    WORD_MS,
+    CallVerdict,
+    Phrase,
+    Said,
+    judge_agent,
+    judge_caller,
+    judge_records,
+    phrases_in,
+)
+from loadtest.sampler import CALL_ACTOR
+
+SAID = Said("Hello there.", REPLY, "Are you still there?", "One moment, please.", "I am sorry.")
+LINES = (SpokenLine("first?", 2000, 3000, False), SpokenLine("second?", 12_000, 13_000, False))
+PAUSE = bytes([SILENT_BYTE]) * 8 * 500
+
+
+def spoken(text: str) -> bytes:
+    return b"".join(word_sound(word, WORD_MS) for word in text.split())
+
+
+def judged(*heard: Phrase, cut_ms: tuple[int, ...] = ()) -> CallVerdict:
+    verdict = CallVerdict("CA1")
+    judge_agent(verdict, LINES, heard, cut_ms, SAID)
+    return verdict
+
+
+def answer(start_ms: int, *, whole: bool = True, text: str = REPLY) -> Phrase:
+    return Phrase(text, start_ms, start_ms + 5000, whole)
+
+
+def test_a_recording_is_read_as_phrases() -> None:
+    recording = spoken(SAID.greeting) + PAUSE + spoken(SAID.filler) + spoken(REPLY)
+    heard = phrases_in(recording, SAID.all)
+    assert [(phrase.text, phrase.whole) for phrase in heard] == [
+        (SAID.greeting, True),
+        (SAID.filler, True),
+        (REPLY, True),
+    ]
+    assert heard[1].start_ms == 2 * WORD_MS + 500
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 6000), (8000, 8080), (2800, 5600)])
+def test_audio_that_is_missing_from_a_sentence_makes_it_not_whole(start: int, end: int) -> None:
+    audio = spoken(REPLY)
+    heard = phrases_in(audio[:start] + audio[end:], SAID.all)
+    assert not any(phrase.whole for phrase in heard)
+
+
+def test_one_whole_answer_to_each_line_is_good() -> None:
+    verdict = judged(answer(4000), answer(14_000))
+    assert (verdict.asked, verdict.answered, verdict.repeated, verdict.cut, verdict.skipped) == (2, 2, 0, 0, 0)
+
+
+def test_answers_repeated_cut_and_skipped_are_counted() -> None:
+    assert judged(answer(4000), answer(9000), answer(14_000)).repeated == 1
+    assert judged(answer(4000), answer(14_000, whole=False)).cut == 1
+    assert judged(answer(4000)).skipped == 1
+    assert judged(answer(4000, text=SAID.apology), answer(14_000)).apologies == 1
+
+
+def test_the_death_of_its_gateway_excuses_a_call_for_a_while_only() -> None:
+    verdict = judged(answer(14_000, whole=False), cut_ms=(2500,))
+    assert (verdict.excused, verdict.cut) == (2, 0)
+    assert judged(answer(4000), cut_ms=(-1,)).skipped == 1
+
+
+def record(*heard_ms: int) -> dict[str, object]:
+    turns = [
+        {"caller_text_pii": f"That was {ms} milliseconds of speech.", "times_ms": {"speech_end_ms": line.end_ms - 20}}
+        for ms, line in zip(heard_ms, LINES, strict=True)
+    ]
+    return {"turn_records": turns, "turns": len(turns), "ended_at": "now"}
+
+
+def test_words_of_the_caller_that_the_recogniser_did_not_get_are_lost() -> None:
+    verdict = CallVerdict("CA1")
+    judge_caller(verdict, [(line, 900) for line in LINES], record(900, 700), 20, ())
+    assert (verdict.caller_ms, verdict.caller_ms_lost) == (1800, 200)
+
+
+def test_after_another_gateway_lines_are_counted_from_the_end() -> None:
+    late = record(900, 900)
+    late["turn_records"][1]["times_ms"] = {"speech_end_ms": 99_000}  # type: ignore[index]
+    lines = [(LINES[0], 900), (replace(LINES[1], start_ms=40_000, end_ms=41_000), 900)]
+    verdict = CallVerdict("CA1")
+    judge_caller(verdict, lines, late, 20, (2500,))
+    assert (verdict.caller_ms, verdict.caller_ms_lost) == (900, 0)
+
+
+def test_missing_records_are_counted() -> None:
+    verdict = CallVerdict("CA1")
+    judge_records(verdict, record(900, 900) | {"turns": 3})
+    judge_records(verdict, {})
+    assert verdict.records_missing == 2
+
+
+def test_the_plan_hits_actors_at_every_moment_and_everything_else() -> None:
+    planned = plan(6, 2)
+    assert sorted(moment for kind, moment in planned if kind == CALL_ACTOR) == sorted(MOMENTS * 2)
+    assert sorted(kind for kind, _ in planned if kind != CALL_ACTOR) == sorted(OTHERS * 2)
+
+
+def test_the_verdict_names_what_is_wrong() -> None:
+    fast = Strike(CALL_ACTOR, "speaking", 0.0, ("CA1",), [80.0])
+    assert summarise("m", [fast], [CallVerdict("CA1")], []).good
+    slow = replace(fast, recovered_ms=[900.0])
+    never = Strike("journal", "", 0.0, (), None)
+    report = summarise("m", [slow, never], [CallVerdict("CA1", lost="carrier: gone", cut=1)], [])
+    assert len(report.failures) == 4
+    assert "journal did not come back" in " ".join(report.failures)
+    assert "900" in report.markdown()
