@@ -6,7 +6,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help install dev demo test check format bench chaos clean
+.PHONY: help install dev demo test check format smoke soak bench chaos clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this
@@ -29,6 +29,12 @@ check: dev  ## Lint, format, types, floors of the house
 format: dev  ## Let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+smoke: install $(STAMPS)/load  ## Five calls on real engines: a report and a verdict under runs/
+	$(BIN)/voice-agent load smoke $(ARGS)
+
+soak: install $(STAMPS)/load  ## A hundred calls at once on simulated engines; ARGS="--minutes 30" for memory
+	$(BIN)/voice-agent load soak $(ARGS)
 
 bench: install  ## Measure: prints tables, writes JSON under runs/
 	$(BIN)/python -m loadtest.bench $(ARGS)
@@ -62,6 +68,10 @@ $(STAMPS)/models: requirements-models.txt $(STAMPS)/package
 
 $(STAMPS)/flite: cluster/setup/fetch_flite.sh | $(STAMPS)
 	@bash cluster/setup/fetch_flite.sh $(CURDIR)/$(VENV)/lib/flite
+	@touch $@
+
+$(STAMPS)/load: pyproject.toml $(STAMPS)/package
+	$(PIP) install --quiet --progress-bar off --editable '.[load]'
 	@touch $@
 
 $(STAMPS)/dev: pyproject.toml $(STAMPS)/package

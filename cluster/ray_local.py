@@ -133,6 +133,21 @@ class RayCluster:
         return self._temp_dir
 
     @property
+    def token_path(self) -> Path | None:
+        """The file with the token of a local cluster that wants one."""
+        wanted = self._temp_dir is not None and self._settings.ray.auth == "token"
+        return self._temp_dir / "token" if wanted and self._temp_dir is not None else None
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where a local cluster's dashboard is; empty where there is none."""
+        if not self.local or not self._settings.ray.dashboard or not self._started:
+            return ""
+        import ray
+
+        return f"http://{ray.get_dashboard_url()}"  # type: ignore[attr-defined]
+
+    @property
     def local(self) -> bool:
         """Whether this stack starts the cluster itself."""
         return not self._settings.ray.address

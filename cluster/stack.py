@@ -66,6 +66,8 @@ class Ready:
             "local_url": self.state.local_url,
             "run_dir": self.state.run_dir,
             "profile": self.state.profile,
+            "ray_dashboard": self.state.ray_dashboard,
+            "ray_token_path": self.state.ray_token_path,
             "pids": self.pids,
             "start_s": self.times_s,
         }
@@ -226,7 +228,15 @@ class Stack:
             ray_namespace=self._settings.ray.namespace,
             secret_api_key=context.api_key,
             secret_auth_token=self._settings.twilio.auth_token,
+            simulated=simulated(self._settings),
+            ray_dashboard=self._ray.dashboard_url,
+            ray_token_path=str(self._ray.token_path or ""),
         )
+
+
+def simulated(settings: Settings) -> bool:
+    """Whether an engine of a call is a latency profile instead of a model."""
+    return "simulated" in (settings.stt.engine, settings.llm.engine, settings.tts.engine)
 
 
 def _with_secrets_and_ports(settings: Settings) -> Settings:

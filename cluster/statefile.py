@@ -33,7 +33,9 @@ class NoStackError(VoiceAgentError):
 class StackState:
     """A running stack, as its own file (mode 0600) tells it. URLs have no trailing slash.
 
-    ``public_url`` is what Twilio signs, ``local_url`` is where this machine reaches the ingress.
+    ``public_url`` is what Twilio signs, ``local_url`` is where this machine reaches the ingress. ``simulated``: one
+    engine of a call at least is a latency profile instead of a model. ``ray_dashboard`` and ``ray_token_path`` are what
+    `ray job submit` needs; empty where there is no dashboard, or no token.
     """
 
     pid: int
@@ -48,6 +50,9 @@ class StackState:
     ray_namespace: str
     secret_api_key: str = field(repr=False)
     secret_auth_token: str = field(repr=False)
+    simulated: bool = False
+    ray_dashboard: str = ""
+    ray_token_path: str = ""
 
 
 def state_path(data_dir: Path) -> Path:

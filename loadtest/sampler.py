@@ -64,11 +64,14 @@ class _Seen:
 class StackSampler:
     """Follows the processes of one stack, and what they start. One owner.
 
-    ``unreadable`` counts processes whose memory this user may not see; their PSS is missing.
+    ``without`` are processes that do not belong to it although it may have started them: a load test that runs as a
+    Ray job of the stack is no part of it. ``unreadable`` counts processes whose memory this user may not see; their PSS
+    is missing.
     """
 
     pids: Mapping[int, str]
     unreadable: int = 0
+    without: set[int] = field(default_factory=set)
     _seen: dict[int, _Seen] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,7 +124,7 @@ class StackSampler:
             except psutil.Error:
                 continue
             for child in children:
-                if child.pid not in self._seen:
+                if child.pid not in self._seen and child.pid not in self.without:
                     self._add(child.pid, kind_of(child))
         for seen in self._seen.values():
             # A warm worker gets its title when its actor is made.

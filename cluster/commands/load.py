@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.common import SetOption, err, out
+from cluster.commands.common import SetOption, err, out, resolved
 
 if TYPE_CHECKING:
+    from loadtest.swarm.folder import Judged
     from loadtest.swarm.plan import LoadPlan
     from loadtest.swarm.run import LoadTarget
 
@@ -111,12 +112,18 @@ def _run(file: Path, **options: Any) -> None:
         console.print(text, markup=False, highlight=False)
         sys.stderr.flush()
 
-    content = asyncio.run(_measure(plan, folder, options, tell))
-    for line in summary.lines(content):
-        out().print(line, markup=False)
-    out().print(f"{folder / 'summary.json'}", markup=False)
-    if content["invalid"] or content["calls"]["failed"]:
-        raise typer.Exit(1)
+    judged = asyncio.run(_measure(plan, folder, options, tell))
+    console = out()
+    for line in summary.lines(judged.load.content):
+        console.print(line, markup=False)
+    for check in judged.checks:
+        if not check.passed:
+            found = "not there" if check.found is None else f"{check.found:g}"
+            console.print(
+                f"not passed: {check.threshold.figure} is {found}, allowed {check.threshold.allowed}", markup=False
+            )
+    console.print(f"{judged.verdict}: {folder / 'report.html'}", markup=False)
+    raise typer.Exit(judged.exit_status)
 
 
 def _plan(file: Path, options: dict[str, Any]) -> LoadPlan:
@@ -141,22 +148,29 @@ def _plan(file: Path, options: dict[str, Any]) -> LoadPlan:
     return bounded(replace(plan, sets={**plan.sets, **sets}), str(file))
 
 
-async def _measure(plan: LoadPlan, folder: Path, options: dict[str, Any], tell: Any) -> Any:
+async def _measure(plan: LoadPlan, folder: Path, options: dict[str, Any], tell: Any) -> Judged:
     """Against the stack that was asked for, or one of its own."""
     from loadtest.bench import describe_machine
     from loadtest.stack_process import running_stack
-    from loadtest.swarm.run import LoadTarget, run_load
+    from loadtest.swarm.folder import run_and_judge
+    from loadtest.swarm.run import LoadTarget
     from loadtest.swarm.summary import StackFacts
 
     if options["target"]:
-        return (await run_load(_foreign(options), plan, folder, tell)).content
+        return await run_and_judge(_foreign(options), plan, folder, tell)
     if options["running"]:
-        return (await run_load(_running(options["data_dir"]), plan, folder, tell)).content
+        return await run_and_judge(_running(options["data_dir"]), plan, folder, tell)
     tell(f"{plan.name}: starting a stack (profile {plan.profile})")
     async with running_stack(plan.profile, plan.sets, options["data_dir"], folder / "up.log") as stack:
-        facts = StackFacts(plan.profile, plan.profile == "simulated", describe_machine(), plan.sets)
+        facts = StackFacts(plan.profile, _simulated(plan), describe_machine(), plan.sets)
         target = LoadTarget(stack.target, stack.api_key, stack.pids, facts)
-        return (await run_load(target, plan, folder, tell)).content
+        return await run_and_judge(target, plan, folder, tell)
+
+
+def _simulated(plan: LoadPlan) -> bool:
+    from cluster.stack import simulated
+
+    return simulated(resolved(plan.profile, None, [f"{key}={value}" for key, value in plan.sets.items()]).settings)
 
 
 def _running(data_dir: Path) -> LoadTarget:
@@ -171,7 +185,7 @@ def _running(data_dir: Path) -> LoadTarget:
 
     state = statefile.require(data_dir.absolute())
     members = [psutil.Process(state.pid), *processes.marked(f"{state.run_id}/{state.pid}")]
-    facts = StackFacts(state.profile, state.profile == "simulated", describe_machine(), ours=False)
+    facts = StackFacts(state.profile, state.simulated, describe_machine())
     return LoadTarget(target_of(state), state.secret_api_key, processes.by_kind(members), facts)
 
 
@@ -187,6 +201,6 @@ def _foreign(options: dict[str, Any]) -> LoadTarget:
     if not token:
         raise ConfigError("--target needs the stack's TWILIO_AUTH_TOKEN in the environment, to sign as Twilio does")
     profile = options["profile"] or "unknown"
-    facts = StackFacts(profile, profile == "simulated", describe_machine(), ours=False)
+    facts = StackFacts(profile, profile == "simulated", describe_machine())
     call = CallTarget(options["target"].rstrip("/"), token, public_url=os.environ.get("PUBLIC_URL", ""))
     return LoadTarget(call, os.environ.get("VOICE_AGENT_API_KEY", ""), {}, facts, foreign=options["own"])

@@ -23,6 +23,7 @@ network:               # leave out for a perfect one
 stack:                 # that is started for it, where none is given
   profile: simulated
   sets: {calls.max_calls: 110}
+thresholds: ../thresholds/soak.yaml   # a file, seen from this one
 ```
 """
 
@@ -38,6 +39,7 @@ import yaml
 
 from loadtest.network import Network
 from loadtest.script import CallerScript, HangUp, Press, Say, Step, load_script, parse_script
+from loadtest.swarm.thresholds import Threshold, load_thresholds
 from voice_agent.errors import ConfigError
 
 LOADS = Path(__file__).parents[1] / "loads"
@@ -80,6 +82,7 @@ class LoadPlan:
     network: NetworkPlan = NetworkPlan()
     profile: str = "simulated"
     sets: Mapping[str, str] = field(default_factory=dict)
+    thresholds: tuple[Threshold, ...] = ()
 
     @property
     def total_calls(self) -> int:
@@ -152,6 +155,7 @@ PLAN_KEYS = (
     "callers",
     "network",
     "stack",
+    "thresholds",
 )
 _CALLER_KEYS = ("weight", "call_s", "script")
 _STACK_KEYS = ("profile", "sets")
@@ -200,6 +204,7 @@ def parse_plan(content: Any, where: str, folder: Path) -> LoadPlan:
         network=_network(top.get("network") or {}, f"{where}: network"),
         profile=str(stack.get("profile", "simulated")),
         sets={str(key): _setting(value) for key, value in (stack.get("sets") or {}).items()},
+        thresholds=load_thresholds(folder / str(top["thresholds"])) if top.get("thresholds") else (),
     )
     return bounded(plan, where)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,14 +51,16 @@ class LoadResult:
 async def run_load(
     target: LoadTarget, plan: LoadPlan, out_dir: Path, tell: Tell, prepare: Callable[[Swarm], None] | None = None
 ) -> LoadResult:
-    """Put the load on the stack; writes ``summary.json`` and recordings. ``prepare`` may add hooks and observers.
+    """Put the load on the stack and measure; recordings go to ``out_dir/audio``. ``prepare`` may add hooks.
 
     Raises:
         ConfigError: the target is another machine and not allowed.
         GeneratorFailedError: a generator process died.
     """
-    monitor = StackMonitor(StackSampler.of_ready_line(target.pids), 5.0 if plan.steady_s < _SHORT_S else 20.0)
+    sampler = StackSampler.of_ready_line(target.pids)
+    monitor = StackMonitor(sampler, 5.0 if plan.steady_s < _SHORT_S else 20.0)
     async with Swarm(target.call, plan, out_dir / "audio", foreign=target.foreign) as swarm:
+        sampler.without |= {os.getpid(), *(cost.pid for cost in swarm.generators)}
         if target.pids:
             swarm.at(0.0, monitor.run)
         swarm.at(0.0, Progress(tell).run)
@@ -67,7 +69,6 @@ async def run_load(
         result = await swarm.run()
     records = await read_records(target, [call.outcome.call_sid for call in result.calls if call.outcome.streams])
     content = summary.summarise(result, target.facts, monitor.samples, records)
-    (out_dir / "summary.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return LoadResult(result, tuple(monitor.samples), records, content)
 
 

@@ -24,7 +24,6 @@ class StackFacts:
     simulated: bool
     machine: str
     sets: Mapping[str, str] = field(default_factory=dict)
-    ours: bool = True
 
 
 def summarise(
