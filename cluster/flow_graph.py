@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from voice_agent.flow.definition import Edge, Flow, Transfer, edges, options
+from voice_agent.flow.definition import Edge, Flow, edges, options, what
 
 COLOURS: Final = {
     "say": "#e8eef7",
@@ -39,7 +40,7 @@ def dot(flow: Flow) -> str:
     lines = [f"digraph {flow.name} {{", '  node [shape=box, style="rounded,filled", fontname="sans-serif"];']
     for name, state in flow.states.items():
         border = ", penwidth=3" if name == flow.start else ""
-        lines.append(f'  {name} [label="{name}\\n{state.kind}", fillcolor="{COLOURS[state.kind]}"{border}];')
+        lines.append(f'  {name} [label="{name}\\n{_quoted(what(state))}", fillcolor="{COLOURS[state.kind]}"{border}];')
     for name, edge in links(flow):
         lines.append(f'  {name} -> {edge.target} [label="{_quoted(edge.label)}"];')
     for edge in options(flow.anywhere, "anywhere"):
@@ -88,10 +89,15 @@ def draw(flow: Flow, path: Path) -> None:
         for place, name in enumerate(row)
     }
     figure, axes = pyplot.subplots(figsize=(max(8.0, widest * _WIDTH), len(rows) * _HEIGHT + 1.2))
+    back: dict[str, list[str]] = {}
     for name, edge in links(flow):
-        _arrow(axes, at[name], at[edge.target], edge.label)
+        if at[edge.target][1] < at[name][1]:
+            _arrow(axes, at[name], at[edge.target], edge.label)
+        else:
+            back.setdefault(name, []).append(f"{edge.label} \u2191 {edge.target}".strip())
     for name, state in flow.states.items():
-        _box(axes, at[name], name, state.target if isinstance(state, Transfer) else state.kind, COLOURS[state.kind])
+        _box(axes, at[name], name, what(state), COLOURS[state.kind])
+        _ways_back(axes, at[name], back.get(name, ()))
     everywhere = [f"{edge.label} → {edge.target}" for edge in options(flow.anywhere, "anywhere")]
     title = f"{flow.name}" + (f"\nanywhere: {';  '.join(everywhere)}" if everywhere else "")
     axes.set_title("\n".join(textwrap.fill(line, 110) for line in title.splitlines()), fontsize=10, loc="left")
@@ -115,24 +121,25 @@ def _box(axes: Any, centre: tuple[float, float], name: str, kind: str, colour: s
     axes.text(x, y - 0.13, kind, ha="center", va="center", fontsize=7.5, color="#555", zorder=4)
 
 
+def _ways_back(axes: Any, centre: tuple[float, float], told: Sequence[str]) -> None:
+    """Ways up and sideways are named below their box: drawn, they would cross all that is between."""
+    if told:
+        lines = "\n".join(line for way in told for line in textwrap.wrap(way, 40))
+        top = (centre[0], centre[1] - _BOX[1] / 2 - 0.05)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.4}
+        axes.text(*top, lines, fontsize=6.5, color="#8a3b12", ha="center", va="top", bbox=box, zorder=5)
+
+
 def _arrow(axes: Any, begin: tuple[float, float], end: tuple[float, float], label: str) -> None:
-    """Ways down are straight, ways up and sideways are bowed and dashed, so that they are told apart."""
-    down = end[1] < begin[1]
+    """A way down, bowed where it passes a layer."""
     half = _BOX[1] / 2 + 0.03
-    start = (begin[0], begin[1] - half if down else begin[1] + half)
-    stop = (end[0], end[1] + half if down else end[1] - half)
-    if begin[1] == end[1]:
-        start, stop = (begin[0], begin[1] + half), (end[0], end[1] + half)
-    bow = 0.0 if down and begin[1] - end[1] < _HEIGHT * 1.5 else 0.18
-    if begin[1] == end[1]:  # over the boxes between
-        bow = -0.3 if end[0] > begin[0] else 0.3
+    start, stop = (begin[0], begin[1] - half), (end[0], end[1] + half)
+    bow = 0.0 if begin[1] - end[1] < _HEIGHT * 1.5 else 0.18
     style: dict[str, Any] = {"arrowstyle": "-|>", "color": "#666", "lw": 0.9, "connectionstyle": f"arc3,rad={bow}"}
-    style["linestyle"] = "-" if down else (0, (4, 3))
     axes.annotate("", xy=stop, xytext=start, arrowprops=style, zorder=2)
     if label:
         # Ways part on their way down, so their labels have room near the end.
-        share = 0.74 if down else 0.3
-        middle = (start[0] + (stop[0] - start[0]) * share, start[1] + (stop[1] - start[1]) * share)
+        middle = (start[0] + (stop[0] - start[0]) * 0.74, start[1] + (stop[1] - start[1]) * 0.74)
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4}
         text = "\n".join(textwrap.wrap(label, 24)[:2])
         axes.text(*middle, text, fontsize=6.5, color="#333", ha="center", va="center", bbox=box, zorder=5)

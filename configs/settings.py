@@ -314,7 +314,10 @@ class PolicySettings(Section):
     escalate_after_failures: int = Field(
         3,
         ge=0,
-        description="Answers in a row that the agent did not have, after which it puts the caller through; 0: never.",
+        description="Turns in a row without an answer, after which the agent puts the caller through; 0: never.",
+    )
+    caller_number: Literal["whole", "last_four", "none"] = Field(
+        "whole", description="What is kept and logged of the number that the carrier names as the caller."
     )
 
 

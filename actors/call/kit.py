@@ -175,7 +175,8 @@ class CallKit:
             ConfigError: a flow or a policy file cannot be read or is wrong.
         """
         machines = DialogMachines.of(settings)
-        outbox.redactor = Redactor(machines.rules) if machines.rules is not None else None
+        number = settings.policy.caller_number
+        outbox.redactor = Redactor(machines.rules, number) if machines.rules is not None else None
         return cls(
             machines=machines,
             plane=plane,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
 from voice_agent.dialog.records import CallRecord, TurnRecord
 from voice_agent.policy.engine import PolicyEngine
-from voice_agent.policy.keeping import Keeper
+from voice_agent.policy.keeping import CALLER_ID, CallerNumber, Keeper, kept_number
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +25,14 @@ _Record = TypeVar("_Record")
 
 
 class Redactor:
-    """One per process. Says in the log when a rule takes longer than its budget again and again."""
+    """One per process. Says in the log when a rule takes longer than its budget again and again.
 
-    def __init__(self, policy: PolicyEngine) -> None:
+    ``caller_number``: what is kept of the number that the carrier names.
+    """
+
+    def __init__(self, policy: PolicyEngine, caller_number: CallerNumber = "whole") -> None:
         self._policy = policy
+        self._caller_number: CallerNumber = caller_number
         self._calls: OrderedDict[str, Keeper] = OrderedDict()
 
     def entry(self, call_id: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +49,11 @@ class Redactor:
             return cast(_Record, kept)
         if isinstance(record, CallRecord):
             self._calls.pop(record.call_id, None)
-        return record
+        number = getattr(record, CALLER_ID, "")
+        if self._caller_number == "whole" or not number:
+            return record
+        # Of the two records that hold it, the one of the call's start is a class of the outbox, which imports this.
+        return cast(_Record, replace(cast(Any, record), caller_pii=kept_number(number, self._caller_number)))
 
     def late_rules(self) -> list[str]:
         """Rules that take longer than their budget again and again, by now."""
@@ -53,7 +62,7 @@ class Redactor:
     def _keeper(self, call_id: str) -> Keeper:
         keeper = self._calls.get(call_id)
         if keeper is None:
-            keeper = self._calls[call_id] = Keeper(self._policy)
+            keeper = self._calls[call_id] = Keeper(self._policy, self._caller_number)
             if len(self._calls) > CALLS:
                 self._calls.popitem(last=False)
         self._calls.move_to_end(call_id)

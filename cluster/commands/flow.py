@@ -9,6 +9,8 @@ import typer
 
 from cluster.commands.common import err, out
 
+WHOLE_LINES = 10_000
+
 if TYPE_CHECKING:
     from rich.tree import Tree
 
@@ -53,14 +55,15 @@ def show(
     if dot:
         typer.echo(flow_graph.dot(flow), nl=False)
     else:
-        out().print(_tree(flow))
+        # Without a terminal a line is as long as it is.
+        out(None if out().is_terminal else WHOLE_LINES).print(_tree(flow))
 
 
 def _tree(flow: Flow) -> Tree:
     from rich.text import Text
     from rich.tree import Tree
 
-    from voice_agent.flow.definition import edges, options
+    from voice_agent.flow.definition import edges, options, what
 
     tree = Tree(Text.assemble((flow.name, "bold"), f"  {flow.about}"))
     if flow.anywhere:
@@ -73,7 +76,7 @@ def _tree(flow: Flow) -> Tree:
         state = flow.states[name]
         again = name in seen
         seen.add(name)
-        head = Text.assemble((f"{label} → " if label else "", "dim"), (name, "bold cyan"), f" {state.kind}")
+        head = Text.assemble((f"{label} → " if label else "", "dim"), (name, "bold cyan"), f"  {what(state)}")
         node = branch.add(head.append(" (see above)", style="dim") if again else head)
         if again:
             return

@@ -49,8 +49,9 @@ class MemoryStore:
 class Stage:
     """One call in its shell, over a journal with files, spans and a store."""
 
-    def __init__(self, folder: Path) -> None:
-        settings = resolve("simulated", None, ["telemetry.metrics_port=0", "telemetry.event_log=true"], env={}).settings
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        wanted = ["telemetry.metrics_port=0", "telemetry.event_log=true", *overrides]
+        settings = resolve("simulated", None, wanted, env={}).settings
         context = StackContext(settings, "r", folder, folder, "", "s", "s", "k", "http://w", "ws://m")
         self.folder = folder
         self.store = MemoryStore()
@@ -143,6 +144,18 @@ async def test_a_card_number_is_kept_nowhere(tmp_path: Path, caplog: pytest.LogC
     assert "[card]" in kept["turns.json"]
     assert "[email]" in kept["postgres"]
     assert CALLER in kept["postgres"]  # who called is kept; what they said is not
+
+
+@pytest.mark.parametrize(("how", "kept"), [("last_four", "[phone]5309"), ("none", "[phone]")])
+async def test_the_callers_number_is_kept_as_far_as_it_may_be(tmp_path: Path, how: str, kept: str) -> None:
+    async with Stage(tmp_path, f"policy.caller_number={how}") as stage:
+        await stage.turn(1)
+    everything = await stage.everything()
+    for place, text in everything.items():
+        assert "555867" not in text, place
+    numbers = [record["caller_pii"] for record in stage.store.kept if record.get("caller_pii")]
+    assert set(numbers) == {kept}
+    assert json.loads(everything["live"])[0]["caller_pii"] == kept
 
 
 async def test_the_model_is_not_told_but_the_caller_is_understood(tmp_path: Path) -> None:

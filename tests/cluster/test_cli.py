@@ -99,9 +99,13 @@ def test_flows_are_checked_and_drawn(tmp_path: Path) -> None:
     assert f"{wrong}:4: states.a.next = 'nowhere': one of a is wanted" in checked.output
     tree = runner.invoke(app, ["flow", "show", "order_status"])
     assert "look_up_order.status equals delivered" in tree.output
+    assert "To leave a message, press two. Or just ask me a question." in tree.output
+    assert "ask_order  ask order_number (digits)" in tree.output
+    assert "human  transfer to staff" in tree.output
     picture = tmp_path / "flow.png"
     text = runner.invoke(app, ["flow", "show", "appointment", "--dot", "--png", str(picture)])
     assert 'checked -> again [label="otherwise"];' in text.output
+    assert 'keep [label="keep\\ntool take_message"' in text.output
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

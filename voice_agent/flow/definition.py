@@ -222,6 +222,21 @@ def options(listed: tuple[Option, ...], where: str) -> Iterator[Edge]:
             yield Edge(option.next, (where, place, "next"), shown(option))
 
 
+def what(state: FlowState) -> str:
+    """What a state does, in short: ``ask order_number (digits)``."""
+    match state:
+        case Ask():
+            return f"ask {state.slot} ({state.type.kind})"
+        case Tool():
+            return f"tool {state.tool}"
+        case Transfer():
+            return f"transfer to {state.target}"
+        case HangUp():
+            return f"hang up: {state.reason}"
+        case _:
+            return state.kind
+
+
 def shown(option: Option) -> str:
     """How an option is taken, in short: ``1, "order status"``."""
     words = f'"{" ".join(option.phrases[0])}"' if option.phrases else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from voice_agent.dialog.records import TurnRecord
 from voice_agent.policy.detect import Private
@@ -22,20 +22,24 @@ IN_CLEAR: Final = 6
 """Digits of a number that is not over yet which are kept: as many as an order number has."""
 
 CALLER_ID: Final = "caller_pii"
-"""The number the carrier names. It identifies the call, was not said by anybody, and is kept."""
+"""The number the carrier names. It identifies the call and was not said by anybody: how much is kept is a setting."""
+
+CallerNumber = Literal["whole", "last_four", "none"]
 
 _CONTEXT: Final = 120
 _KEYS_APART_MS: Final = 10_000
 _STREAMS: Final = 8
 _GROWING: Final = "number"
+_PHONE: Final = "phone"
 _KEY_MASK: Final = "x"
 
 
 class Keeper:
     """Masks what one call leaves behind. Entries come in the order of the call, as ``event_log`` makes them."""
 
-    def __init__(self, policy: PolicyEngine) -> None:
+    def __init__(self, policy: PolicyEngine, caller_number: CallerNumber = "whole") -> None:
         self._policy = policy
+        self._caller_number: CallerNumber = caller_number
         self._utterance = 0
         self._text = ""
         self._said = ""
@@ -109,13 +113,22 @@ class Keeper:
     # --- everything else ---
 
     def _value(self, key: str, value: Any) -> Any:
-        if key.endswith("_pii") and key != CALLER_ID:
+        if key == CALLER_ID:
+            return kept_number(str(value), self._caller_number)
+        if key.endswith("_pii"):
             return mask_values(self._policy, value)
         if isinstance(value, Mapping):
             return {inner: self._value(inner, item) for inner, item in value.items()}
         if isinstance(value, list):
             return [self._value("", item) for item in value]
         return value
+
+
+def kept_number(number: str, how: CallerNumber) -> str:
+    """The caller's number as it may be kept. An address (SIP) has no last four that would tell it from others."""
+    if how == "whole" or not number:
+        return number
+    return f"[{_PHONE}]{number[-4:]}" if how == "last_four" and number[-4:].isdecimal() else f"[{_PHONE}]"
 
 
 def mask_values(policy: PolicyEngine, value: Any, name: str = "") -> Any:
