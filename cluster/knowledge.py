@@ -113,8 +113,9 @@ def in_memory(settings: Settings, vocabulary_dir: Path | None = None) -> Iterato
 
 async def _answer(settings: Settings, question: str, passages: tuple[Passage, ...]) -> str:
     from engines import registry
+    from serve_apps.build import llm_options
 
-    engine = registry.load("llm", settings.llm.engine, settings.llm.options)
+    engine = registry.load("llm", settings.llm.engine, llm_options(settings))
     request = ReplyRequest(
         call_id=_CALL, turn=1, messages=(Message("user", question),), passages=passages, confidence=1.0
     )
