@@ -105,7 +105,10 @@ class TurnSettings(Section):
     endpoint_min_ms: int = Field(
         240, ge=100, description="The shortest it becomes for callers who never pause inside a sentence."
     )
-    max_speculations: int = Field(3, ge=0, description="Replies prepared and thrown away in one turn, at most.")
+    max_speculations: int = Field(3, ge=0, description="Replies prepared at pauses of one turn, at most.")
+    max_early_speculations: int = Field(
+        2, ge=0, description="Replies prepared before a pause, when the caller's voice falls, in one turn, at most."
+    )
     speculate_below_load: float = Field(
         0.8, gt=0, le=1, description="Nothing is prepared when the model plane is busier than this (1: at its limit)."
     )

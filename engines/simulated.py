@@ -35,13 +35,9 @@ _BYTES_PER_MS = 8
 _LEAST_MS = 150
 _FRAME_SAMPLES = 80
 _LOUD_DBFS = -50.0
-_QUESTIONS = (
-    "when are you open",
-    "how much is delivery",
-    "where is the shop",
-    "can i bring it back",
-    "do you take cards",
-)
+_GOODS = "bikes helmets locks lights tires pedals brakes saddles bells pumps baskets gloves chains wheels racks".split()
+_REVISED_SHARE = 0.1
+_REVISED_MS = 200
 _REPLY = (
     "This is a simulated answer which was made by no model and knows nothing. "
     "It only has the length and the pace of a real one so far. "
@@ -58,10 +54,10 @@ class _Jitter:
         if not 0 <= share < 1:
             raise ConfigError(f"The simulated engine's option jitter must be in [0, 1), got {share}.")
         self._share = share
-        self._seed = seed
+        self.seed = seed
 
     def stream(self, *key: object) -> _JitterStream:
-        return _JitterStream(self._share, random.Random(repr((self._seed, *key))) if self._share else None)
+        return _JitterStream(self._share, random.Random(repr((self.seed, *key))) if self._share else None)
 
 
 class _JitterStream:
@@ -77,19 +73,26 @@ class _JitterStream:
 
 
 class SimulatedSpeechToText:
-    """Text from a list, cycled by the utterance's number; the final text is there ``final_ms`` after the caller's end.
+    """A word for each ``word_ms`` of speech; the final text is there ``final_ms`` after the caller's end.
 
     It stands for a streaming recogniser, which works while the pause is being detected: silence at the end of the
     audio counts towards ``final_ms``, since the audio came in real time.
-    Without a flush as many words are known as audio has come in for, at ``word_ms`` a word. Less than 150 ms
-    of audio is no speech and has no text. ``{spoken_ms}`` in a text becomes the length of what was loud in the audio,
-    in steps of 10 ms: a test of lost audio can go by it.
+
+    Text that is not flushed is neither better nor worse than that of a real one. A word is known when ``word_ms`` of
+    audio have come in for it, and it is a word when it will be known ``final_ms`` after the end of speech: so the last
+    one is known between 190 ms before the caller's last sound and 60 ms after it, evenly spread. One word in ten is
+    another word for the first 200 ms. Less than 150 ms of audio is no speech and has no text.
+
+    With ``texts`` an utterance has the text of its number instead, cycled, however long it lasts. Such a text is
+    complete while the caller still speaks, which is fine for trying dialogs and too kind for measuring.
+    ``{spoken_ms}`` in it becomes the length of what was loud in the audio, in steps of 10 ms: a test of lost audio can
+    go by it.
     """
 
     def __init__(
         self,
         *,
-        texts: Sequence[str] = _QUESTIONS,
+        texts: Sequence[str] | None = None,
         final_ms: float = 60.0,
         word_ms: int = 250,
         confidence: float = 0.95,
@@ -97,9 +100,11 @@ class SimulatedSpeechToText:
         jitter: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if not texts:
+        if texts is not None and not texts:
             raise ConfigError("The simulated stt engine's option texts must not be empty.")
-        self.texts = tuple(texts)
+        if word_ms < 100:
+            raise ConfigError("The simulated stt engine needs word_ms >= 100.")
+        self.texts = None if texts is None else tuple(texts)
         self.final_ms = final_ms
         self.word_ms = word_ms
         self.confidence = confidence
@@ -129,23 +134,28 @@ class SimulatedSession:
     def __init__(self, engine: SimulatedSpeechToText, call_id: str, utterance: int) -> None:
         self._engine = engine
         self._delays = engine.jitter.stream("stt", call_id, utterance)
-        self._words = engine.texts[(utterance - 1) % len(engine.texts)].split()
+        self._text = engine.texts[(utterance - 1) % len(engine.texts)].split() if engine.texts else None
+        self._chance = random.Random(repr((engine.jitter.seed, "words", call_id, utterance)))
+        self._goods: list[tuple[str, str]] = []
         self._samples = 0
+        self._first_loud: int | None = None
         self._quiet_samples = 0
         self._loud_frames = 0
 
     def accept(self, audio: bytes) -> None:
-        """Count the audio, and the silence at its end."""
-        self._samples += len(audio)
+        """Count the audio, and the silence at its ends."""
         loud = np.flatnonzero(loud_frames(mulaw_decode(audio), _FRAME_SAMPLES, _LOUD_DBFS))
         self._loud_frames += len(loud)
         if len(loud):
             self._quiet_samples = len(audio) - (int(loud[-1]) + 1) * _FRAME_SAMPLES
+            if self._first_loud is None:
+                self._first_loud = self._samples + int(loud[0]) * _FRAME_SAMPLES
         else:
             self._quiet_samples += len(audio)
+        self._samples += len(audio)
 
     def result(self, *, flush: bool) -> TranscribeResponse:
-        """The words so far; with ``flush`` all of them, after the delay of the profile."""
+        """The words known so far; with ``flush`` all of them, after the delay of the profile."""
         started = time.perf_counter()
         engine = self._engine
         heard_ms = self._samples // _BYTES_PER_MS
@@ -154,21 +164,46 @@ class SimulatedSession:
             time.sleep(max(0.0, self._delays.seconds(engine.final_ms) - quiet_s))
         if heard_ms < _LEAST_MS:
             return TranscribeResponse(flushed=flush, engine_ms=_since_ms(started))
-        spoken_ms = self._loud_frames * _FRAME_SAMPLES // _BYTES_PER_MS
-        known = [word.replace("{spoken_ms}", str(spoken_ms)) for word in self._words]
-        count = len(known) if flush else min(len(self._words), heard_ms // engine.word_ms)
-        step = min(engine.word_ms, heard_ms // max(1, count))
+        texts = self._of_speech(flush) if self._text is None else self._of_list(self._text, flush)
+        step = min(engine.word_ms, heard_ms // max(1, len(texts)))
         words = tuple(
             Word(text=word, start_ms=index * step, end_ms=(index + 1) * step, confidence=engine.confidence)
-            for index, word in enumerate(known[:count])
+            for index, word in enumerate(texts)
         )
         return TranscribeResponse(
-            text=" ".join(known[:count]),
+            text=" ".join(texts),
             words=words,
             confidence=engine.confidence if words else 0.0,
             flushed=flush,
             engine_ms=_since_ms(started),
         )
+
+    def _of_list(self, words: list[str], flush: bool) -> list[str]:
+        spoken_ms = self._loud_frames * _FRAME_SAMPLES // _BYTES_PER_MS
+        known = words if flush else words[: self._samples // _BYTES_PER_MS // self._engine.word_ms]
+        return [word.replace("{spoken_ms}", str(spoken_ms)) for word in known]
+
+    def _of_speech(self, flush: bool) -> list[str]:
+        """See the engine: word ``n`` is known at ``n + 1`` times ``word_ms``, if enough of it was spoken by then."""
+        engine = self._engine
+        if self._first_loud is None:
+            return []
+        since_ms = (self._samples - self._first_loud) // _BYTES_PER_MS
+        spoken_ms = since_ms - max(0, self._quiet_samples) // _BYTES_PER_MS
+        count = int(spoken_ms + engine.final_ms) // engine.word_ms
+        if flush:
+            return [word for word, _ in self._spoken(max(1, count))]
+        known = self._spoken(min(count, since_ms // engine.word_ms))
+        settled = (since_ms - _REVISED_MS) // engine.word_ms
+        return [word if index < settled else at_first for index, (word, at_first) in enumerate(known)]
+
+    def _spoken(self, count: int) -> list[tuple[str, str]]:
+        """(word, what it is taken for at first) of the first ``count`` words."""
+        while len(self._goods) < count:
+            word = self._chance.choice(_GOODS)
+            revised = self._chance.random() < _REVISED_SHARE
+            self._goods.append((word, self._chance.choice(_GOODS) if revised else word))
+        return self._goods[:count]
 
     def close(self) -> None:
         """Nothing is held."""

@@ -34,6 +34,12 @@ class SpeechSettings:
             detector stays sure for 100-300 ms after the last sound; the level says sooner that it is over, and a
             detector that is still very sure outweighs it (a consonant inside a word).
         notice_db: while silent, a window that is not this much above the background is not worth a detector's time.
+        fade_db: the voice has faded when a window stays this much below the utterance's loudest; voices do that at the
+            end of a turn, some 10 ms before their last loud frame, and two or three times a second elsewhere.
+        fade_every_ms: how often it is told again while it stays so: the last word may become known meanwhile.
+        fade_after_ms: speech shorter than this does not fade: nothing is a turn yet.
+        rise_db: a voice that faded has risen when ``rise_windows`` in a row come this near to the loudest.
+        rise_windows: see ``rise_db``; the burst of a last consonant is shorter.
     """
 
     threshold: float = 0.5
@@ -48,6 +54,11 @@ class SpeechSettings:
     range_db: float = 20.0
     quiet_threshold: float = 0.8
     notice_db: float = 4.0
+    fade_db: float = 9.0
+    fade_every_ms: int = 64
+    fade_after_ms: int = 500
+    rise_db: float = 6.0
+    rise_windows: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,22 @@ class SpeechPause:
     utterance: int
     end: int
 
+
+@dataclass(frozen=True, slots=True)
+class SpeechFade:
+    """The caller's voice falls: perhaps the last word, perhaps one in the middle. Nothing is over."""
+
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRise:
+    """A voice that had faded goes on."""
+
+    utterance: int
+
+
+SpeechSignal = SpeechOnset | SpeechPause | SpeechFade | SpeechRise
 
 _PEAK_DECAY_DB = 0.3
 """Per window of speech: who turns away from the telephone is followed within some seconds."""
@@ -93,6 +120,7 @@ class SpeechSegmenter:
         self._peak_db = -30.0
         self._numbered = 0
         self._open: int | None = None
+        self._voice = _Voice(settings)
         keep = settings.lookback_ms * SAMPLES_PER_MS // settings.window_samples
         keep += max(settings.onset_windows, settings.onset_windows_playing)
         self._recent: deque[_Window] = deque(maxlen=keep)
@@ -116,9 +144,7 @@ class SpeechSegmenter:
         """Could a window be speech whose loudest frame has this level? A detector need not be asked otherwise."""
         return self._speaking or loudest_db >= self._floor_db + self._settings.notice_db
 
-    def accept(
-        self, probability: float, frames_db: Sequence[float], *, playing: bool
-    ) -> SpeechOnset | SpeechPause | None:
+    def accept(self, probability: float, frames_db: Sequence[float], *, playing: bool) -> SpeechSignal | None:
         """Take the next window.
 
         Args:
@@ -175,19 +201,22 @@ class SpeechSegmenter:
         first = max(first, self._last_loud)
         self._last_loud = max(last, first)
         resumed = self._open is not None
+        self._voice.begins(first)
         if self._open is None:
             self._numbered += 1
             self._open = self._numbered
         return SpeechOnset(self._open, first, resumed)
 
-    def _while_speaking(self, active: bool, window: _Window) -> SpeechPause | None:
+    def _while_speaking(self, active: bool, window: _Window) -> SpeechSignal | None:
         if active:
             spans = self._loud_frames(window)
             if spans:
                 self._last_loud = spans[-1][1]
+        if self._open is None:
             return None
-        if window[1] - self._last_loud < self._settings.pause_ms * SAMPLES_PER_MS or self._open is None:
-            return None
+        if active or window[1] - self._last_loud < self._settings.pause_ms * SAMPLES_PER_MS:
+            faded = self._voice.goes_on(max(window[2]), window[1])
+            return None if faded is None else (SpeechFade if faded else SpeechRise)(self._open)
         self._speaking = False
         self._run = 0
         return SpeechPause(self._open, self._last_loud)
@@ -221,6 +250,41 @@ class SpeechSegmenter:
             self._floor_db = max(level, -90.0)
         else:
             self._floor_db += 0.02 * (level - self._floor_db)
+
+
+class _Voice:
+    """How loud the caller's voice is against its own loudest in this stretch of speech."""
+
+    def __init__(self, settings: SpeechSettings) -> None:
+        self._settings = settings
+        self._since = 0
+        self._loudest_db = -90.0
+        self._faded = False
+        self._told = 0
+        self._risen = 0
+
+    def begins(self, position: int) -> None:
+        """Speech begins, or goes on after a pause."""
+        self._since, self._loudest_db = position, -90.0
+        self._faded, self._risen = False, 0
+
+    def goes_on(self, level_db: float, position: int) -> bool | None:
+        """Take a window. True: the voice has faded, or still is; False: it has risen again; None: nothing to tell."""
+        settings = self._settings
+        self._loudest_db = max(self._loudest_db - _PEAK_DECAY_DB, level_db)
+        if not self._faded:
+            long_enough = position - self._since >= settings.fade_after_ms * SAMPLES_PER_MS
+            self._faded = long_enough and level_db < self._loudest_db - settings.fade_db
+            self._told = position
+            return True if self._faded else None
+        self._risen = self._risen + 1 if level_db >= self._loudest_db - settings.rise_db else 0
+        if self._risen >= settings.rise_windows:
+            self._faded, self._risen = False, 0
+            return False
+        if self._risen or position - self._told < settings.fade_every_ms * SAMPLES_PER_MS:
+            return None
+        self._told = position
+        return True
 
 
 class CallerAudioStore:
@@ -295,10 +359,14 @@ class CallerAudioStore:
             pieces.append(self._cut(self._taken + piece_samples))
         return pieces
 
+    def rest(self, until: int) -> list[tuple[int, bytes]]:
+        """What of the running utterance was not taken up to ``until``, whole piece or not."""
+        until = min(until, self.end)
+        return [self._cut(until)] if self._running and until > self._taken else []
+
     def pause(self, until: int) -> list[tuple[int, bytes]]:
         """The rest of the running utterance up to ``until``; nothing more is taken before ``resume``."""
-        until = min(until, self.end)
-        pieces = [self._cut(until)] if self._running and until > self._taken else []
+        pieces = self.rest(until)
         self._running = False
         return pieces
 

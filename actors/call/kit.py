@@ -113,6 +113,7 @@ class DialogMachines:
             endpoint_long_ms=turn.endpoint_long_ms,
             endpoint_min_ms=turn.endpoint_min_ms,
             max_speculations=turn.max_speculations,
+            max_early_speculations=turn.max_early_speculations,
             speculate_below_load=turn.speculate_below_load,
             keys_pause_ms=round(turn.keys_pause_s * 1000),
             filler_after_ms=round(turn.filler_after_s * 1000),

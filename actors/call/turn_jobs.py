@@ -258,7 +258,7 @@ class Utterances:
         if command.utterance <= self._closed_to:
             self._context.emit(JobFailed("transcribe", command.utterance, command.pause, "closed"))
             return
-        self._get(command.utterance).ask(command.pause)
+        self._get(command.utterance).ask(command.pause, flush=command.flush)
 
     def close(self, number: int) -> None:
         """The utterance is over: open requests end, and the replica forgets it."""

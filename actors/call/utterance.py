@@ -42,6 +42,7 @@ class UtteranceLink:
 class _Pause:
     number: int
     asked_at_s: float
+    flush: bool
 
 
 class Utterance:
@@ -77,11 +78,11 @@ class Utterance:
         if self._due():
             self._wake.set()
 
-    def ask(self, pause: int) -> None:
-        """Ask for the text with all audio up to now accounted for."""
+    def ask(self, pause: int, *, flush: bool) -> None:
+        """Ask for the text; ``flush``: with all audio up to now accounted for."""
         if len(self._pauses) >= MAX_WAITING_PAUSES:
             self._fail(self._pauses.popleft().number, "overrun")
-        self._pauses.append(_Pause(pause, asyncio.get_running_loop().time()))
+        self._pauses.append(_Pause(pause, asyncio.get_running_loop().time(), flush))
         self._wake.set()
 
     async def run(self) -> None:
@@ -111,7 +112,7 @@ class Utterance:
         self._pauses.clear()
         since_s = pauses[0].asked_at_s if pauses else asyncio.get_running_loop().time()
         try:
-            response = await self._exchange(since_s + self._link.patience_s, flush=bool(pauses))
+            response = await self._exchange(since_s + self._link.patience_s, flush=any(pause.flush for pause in pauses))
         except VoiceAgentError as error:
             # What the replica took in is unknown: the next request starts the utterance afresh.
             self._sent = 0
@@ -121,7 +122,7 @@ class Utterance:
                 self._fail(pause.number, error.code)
             return
         for pause in pauses:
-            self._emit_text(response, pause.number, flushed=True)
+            self._emit_text(response, pause.number, flushed=pause.flush)
         if not pauses and response.text != self._partial_text:
             self._partial_text = response.text
             self._emit_text(response, 0, flushed=False)

@@ -6,14 +6,16 @@ from typing import Any, Protocol
 
 from actors.gateway.vad_batch import VadBatch
 from configs.settings import MediaSettings
-from voice_agent.dialog.events import Event, SpeechPaused, SpeechResumed, SpeechStarted
+from voice_agent.dialog.events import Event, SpeechFaded, SpeechPaused, SpeechResumed, SpeechRose, SpeechStarted
 from voice_agent.echo import EchoGuard
 from voice_agent.speech import (
     SAMPLES_PER_MS,
     CallerAudioStore,
     SampleClock,
+    SpeechFade,
     SpeechOnset,
     SpeechPause,
+    SpeechRise,
     SpeechSegmenter,
     SpeechSettings,
 )
@@ -160,6 +162,10 @@ class CallerEar:
             self._began(signal)
         elif isinstance(signal, SpeechPause):
             self._paused(signal)
+        elif isinstance(signal, SpeechFade):
+            self._faded(signal)
+        elif isinstance(signal, SpeechRise):
+            self._owner.event(SpeechRose(signal.utterance))
         if segmenter.speaking and segmenter.utterance is not None:
             for offset, audio in self._store.take(segmenter.position, self._piece):
                 self._owner.upload(segmenter.utterance, offset, audio)
@@ -173,6 +179,12 @@ class CallerEar:
         else:
             self._store.open(onset.at)
             self._owner.event(SpeechStarted(onset.utterance, self._onset_ms))
+
+    def _faded(self, fade: SpeechFade) -> None:
+        """As at a pause: the words so far are those of all that was heard."""
+        for offset, audio in self._store.rest(self._segmenter.position):
+            self._owner.upload(fade.utterance, offset, audio)
+        self._owner.event(SpeechFaded(fade.utterance))
 
     def _paused(self, pause: SpeechPause) -> None:
         """Everything heard goes out before the pause is told, so that the words can account for all of it."""

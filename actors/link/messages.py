@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from voice_agent.dialog.events import Event
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Raised when a message or a field changes; both ends must speak the same."""
 
 

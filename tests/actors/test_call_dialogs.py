@@ -51,7 +51,8 @@ def test_every_number_of_turn_taking_is_a_setting() -> None:
     changed = {
         "turn.endpoint_ms": 460, "turn.endpoint_short_ms": 310, "turn.endpoint_long_ms": 1210,
         "turn.endpoint_min_ms": 250, "turn.max_speculations": 5, "turn.speculate_below_load": 0.5,
-        "turn.speculate": "false", "turn.keys_pause_s": 2, "turn.filler_after_s": 3, "turn.barge_in_confirm_ms": 710,
+        "turn.speculate": "false", "turn.max_early_speculations": 1,
+        "turn.keys_pause_s": 2, "turn.filler_after_s": 3, "turn.barge_in_confirm_ms": 710,
         "turn.reprompt_after_s": 9, "turn.reprompts": 4, "turn.max_call_s": 60,
     }  # fmt: skip
     policy = DialogMachines.of(_settings(*(f"{key}={value}" for key, value in changed.items()))).policy

@@ -62,12 +62,12 @@ def test_every_message_survives_the_wire(message: Message) -> None:
 
 def test_wire_codes_are_stable() -> None:
     """A change here breaks running clusters during an upgrade: append, and raise PROTOCOL_VERSION."""
-    assert PROTOCOL_VERSION == 3
+    assert PROTOCOL_VERSION == 4
     names = """
         Hello Attach CallEvent CallerAudio Detach Play Control Snapshot CallStarted SpeechStarted SpeechPaused
         SpeechResumed DtmfReceived PlayoutStarted ClausePlayed PlayoutHeld CarrierStopped TranscriptReady
-        PassagesReady ReplyReceived SpeechSynthesised ToolFinished JobFailed HangUpRequested LoadChanged
-        Passage ReplyChunk ToolCall Outcome
+        PassagesReady ReplyReceived SpeechSynthesised ToolFinished JobFailed HangUpRequested LoadChanged SpeechFaded
+        SpeechRose Passage ReplyChunk ToolCall Outcome
     """
     assert [cls.__name__ for cls in WIRE_TYPES] == names.split()
 

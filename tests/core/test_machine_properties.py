@@ -1,4 +1,4 @@
-"""The five invariants of the dialog machine, under any order of events (HOUSE.md)."""
+"""The invariants of the dialog machine, under any order of events (HOUSE.md)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from voice_agent.plan import Outcome
 from voice_agent.ports import ReplyChunk, ToolCall
 
 TEXTS = st.sampled_from(
-    ["", "mhm", "when do you open", "i would like to", "five", "goodbye", "yes", "tell me about the"]
+    ["", "mhm", "when do you open", "When do you open?", "i would like to", "five", "goodbye", "tell me about the"]
 )
 REPLIES = st.sampled_from(
     ["We open at nine. We close at six.", "Well, that depends on the bicycle you have, I think.", "Yes."]
 )
 TOOLS = {
     "goodbye": ToolCall("end_call"),
-    "yes": ToolCall("look_up_order", {"number": "123456"}),
+    "five": ToolCall("look_up_order", {"number": "123456"}),
     "tell me about the": ToolCall("transfer", {"target": "queue:service"}),
 }
 STEP = st.integers(min_value=0, max_value=900)
@@ -45,6 +45,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.spoken: dict[tuple[int, int], str] = {}
         self.synthesised: list[tuple[int, int]] = []
         self.started: set[tuple[int, int]] = set()
+        self.unflushed: set[int] = set()
         self.utterance = 0
         self.speech_open = False
         self.latest = 0
@@ -69,6 +70,8 @@ class AnyOrder(RuleBasedStateMachine):
         match command:
             case c.Transcribe():
                 self.start(("transcribe", command.utterance, command.pause))
+                if not command.flush:
+                    self.unflushed.add(command.pause)
             case c.Retrieve():
                 self.start(("retrieve", command.turn, 0))
             case c.Generate():
@@ -86,6 +89,11 @@ class AnyOrder(RuleBasedStateMachine):
             case c.ReleaseTurn():
                 assert command.turn > self.cleared_turn, "media of a cleared turn"
                 assert command.turn not in self.released
+                reply, utterance = self.machine._s.reply, self.machine._s.utterance
+                assert reply is None or reply.kind != "reply" or utterance is None, (
+                    "released while the caller has the turn"
+                )
+                assert reply is None or not reply.early, "released for words that were not final"
                 self.released.add(command.turn)
             case c.ClearPlayout():
                 self.cleared_turn = max(self.cleared_turn, command.turn)
@@ -141,6 +149,76 @@ class AnyOrder(RuleBasedStateMachine):
     def caller_pauses(self) -> None:
         self.feed(e.SpeechPaused(self.utterance, self.now))
 
+    @rule(faded=st.booleans())
+    def voice_falls_or_rises(self, faded: bool) -> None:
+        self.feed((e.SpeechFaded if faded else e.SpeechRose)(self.utterance))
+        reply = self.machine._s.reply
+        if not faded and self.machine.state is State.HEARING:
+            assert reply is None or self.machine._s.utterance.number != self.utterance
+
+    @rule(
+        text=st.sampled_from(["when do you open", "tell me about bikes"]),
+        answers=st.integers(0, 3),
+        how=st.integers(0, 2),
+    )
+    def a_reply_is_foreseen_in_vain(self, text: str, answers: int, how: int) -> None:
+        """A caller starts, a reply is prepared when the voice falls, and the caller goes on: nothing of it is left."""
+        if self.machine.state is not State.LISTENING:
+            return
+        self.speech_open = False
+        self.caller_speaks()
+        before = self.without_numbers()
+        self.feed(e.SpeechFaded(self.utterance))
+        asked = [job for job in self.open_jobs if job[:2] == ("transcribe", self.utterance)]
+        if not asked:
+            return  # throttled by load, or by a caller who never stops there
+        self.open_jobs.discard(asked[0])
+        self.feed(e.TranscriptReady(self.utterance, asked[0][2], text, 0.0, False))
+        foreseen = self.machine._s.reply
+        assert foreseen is not None
+        for _ in range(answers):
+            self.one_answer("We open at nine. We close at six.")
+        if how == 0:
+            self.feed(e.SpeechRose(self.utterance))
+        elif how == 1:
+            self.feed(e.TranscriptReady(self.utterance, 0, f"{text} on", 0.0, False))
+        else:
+            self.feed(e.SpeechStarted(self.utterance + 1, self.now))
+            self.utterance += 1
+        assert not [job for job in self.open_jobs if job[0] != "transcribe" and job[1] == foreseen.turn]
+        assert foreseen.turn not in self.released
+        after = self.without_numbers()
+        if how == 0:
+            assert after == before
+        assert self.machine._s.reply is None
+
+    def without_numbers(self) -> dict[str, object]:
+        """All the machine knows but how often it has done something, and when it last asked for words."""
+        numbers = ("turn", "pauses", "speculations", "early_speculations", "times", "load")
+        state = {key: value for key, value in self.remembered().items() if key not in numbers}
+        utterance = state["utterance"]
+        assert isinstance(utterance, dict)
+        return {
+            **state,
+            "utterance": {key: value for key, value in utterance.items() if key not in ("fade", "partial")},
+        }
+
+    def one_answer(self, reply: str) -> None:
+        """The engine that was asked first answers."""
+        jobs = sorted(job for job in self.open_jobs if job[0] != "transcribe")
+        if not jobs:
+            return
+        stage, number, key = jobs[0]
+        self.open_jobs.discard(jobs[0])
+        if stage == "synthesise":
+            self.synthesised.append((number, key))
+        answers = {
+            "retrieve": e.PassagesReady(number, ()),
+            "generate": e.ReplyReceived(number, ReplyChunk(reply, None, (), "stop")),
+            "synthesise": e.SpeechSynthesised(number, key, 1500, True),
+        }
+        self.feed(answers[stage])
+
     @rule()
     def gateway_closes(self) -> None:
         self.speech_open = False
@@ -162,7 +240,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.feed(e.JobFailed(stage, number, key, "engine_failed"))
         elif stage == "transcribe":
             self.open_jobs.discard(job)
-            self.feed(e.TranscriptReady(number, key, text, 0.9, True))
+            self.feed(e.TranscriptReady(number, key, text, 0.9, key not in self.unflushed))
         elif stage == "retrieve":
             self.open_jobs.discard(job)
             self.feed(e.PassagesReady(number, ()))
@@ -254,7 +332,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.open_jobs.discard((stage, number, key))
                 tool = TOOLS.get(text)
                 answers = {
-                    "transcribe": e.TranscriptReady(number, key, text, 0.9, True),
+                    "transcribe": e.TranscriptReady(number, key, text, 0.9, key not in self.unflushed),
                     "retrieve": e.PassagesReady(number, ()),
                     "generate": e.ReplyReceived(number, ReplyChunk(reply, tool, (), "stop")),
                     "tool": e.ToolFinished(number, key, Outcome("look_up_order", False, code="deadline_exceeded")),

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from voice_agent.speech import (
     CallerAudioStore,
     SampleClock,
+    SpeechFade,
     SpeechOnset,
     SpeechPause,
+    SpeechRise,
     SpeechSegmenter,
     SpeechSettings,
+    SpeechSignal,
 )
 
 QUIET, LOUD = [-70.0] * 4, [-20.0] * 4
@@ -21,7 +24,7 @@ WINDOW = 256
 PROBABILITY = {"#": 0.9, "-": 0.4, ".": 0.02}
 
 
-def feed(segmenter: SpeechSegmenter, timeline: str, *, playing: bool = False) -> list[SpeechOnset | SpeechPause]:
+def feed(segmenter: SpeechSegmenter, timeline: str, *, playing: bool = False) -> list[SpeechSignal]:
     """``#`` speech, ``-`` between the thresholds (both loud), ``.`` silence, ``l`` loud but no speech."""
     signals = []
     for letter in timeline:
@@ -62,9 +65,20 @@ def silence_told_after(probability: float, **changes: float) -> int | None:
     segmenter = make(**changes)
     feed(segmenter, "....####")
     for count in range(1, 20):
-        if segmenter.accept(probability, QUIET, playing=False) is not None:
+        if isinstance(segmenter.accept(probability, QUIET, playing=False), SpeechPause):
             return count
     return None
+
+
+def test_a_voice_fades_once_and_rises_only_when_it_goes_on() -> None:
+    segmenter = make(fade_after_ms=300)
+    soft, burst = [-31.0] * 4, [-22.0] * 4
+    heard = [segmenter.accept(0.9, level, playing=False) for level in [LOUD] * 4 + [soft] * 3]
+    assert heard == [None, SpeechOnset(1, 0, resumed=False), None, None, None, None, None], "too short to be a turn"
+    heard = [segmenter.accept(0.9, level, playing=False) for level in [LOUD] * 6 + [soft] * 3 + [burst, soft]]
+    assert heard[:9] == [*[None] * 6, SpeechFade(1), None, SpeechFade(1)], "told again each 64 ms"
+    assert heard[9:] == [None, SpeechFade(1)], "the burst of a consonant is no rise"
+    assert [segmenter.accept(0.9, burst, playing=False) for _ in range(3)] == [None, SpeechRise(1), None]
 
 
 def test_the_level_ends_speech_before_a_detector_that_lags_but_not_against_one_that_is_sure() -> None:
@@ -126,6 +140,10 @@ def test_onsets_and_pauses_alternate_and_never_go_back(windows: list[tuple[str, 
     speaking, last, number = False, 0, 0
     for letter, playing, close in windows:
         for signal in feed(segmenter, letter, playing=playing):
+            if isinstance(signal, SpeechFade | SpeechRise):
+                assert speaking
+                assert signal.utterance == number
+                continue
             if isinstance(signal, SpeechOnset):
                 assert not speaking
                 assert last <= signal.at < segmenter.position

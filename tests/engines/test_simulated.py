@@ -7,6 +7,8 @@ import time
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engines import simulated
 from engines.simulated import SimulatedLanguageModel, SimulatedSpeechToText, SimulatedTextToSpeech
@@ -104,6 +106,35 @@ def test_text_goes_by_the_number_of_the_utterance() -> None:
         session.accept(bytes(8000))
         heard.append(session.result(flush=True).text)
     assert heard == ["one", "two", "one", "two"]
+
+
+def heard_after(spoken_ms: int, quiet_ms: int, *, flush: bool, utterance: int = 1) -> list[str]:
+    """Words of speech of a length, some silence after its end."""
+    session = SimulatedSpeechToText(final_ms=60, word_ms=250).open(call_id="call", utterance=utterance)
+    session.accept(b"\xff" * 8 * 240 + bytes(spoken_ms * 8) + b"\xff" * 8 * quiet_ms)
+    return session.result(flush=flush).text.split()
+
+
+@given(
+    spoken_ms=st.integers(20, 300).map(lambda tens: tens * 10), quiet_ms=st.integers(0, 40).map(lambda tens: tens * 10)
+)
+def test_words_are_known_when_they_are_over_and_not_before(spoken_ms: int, quiet_ms: int) -> None:
+    """Neither kinder nor harsher than a real recogniser: no word of speech to come, none later than it was spoken."""
+    final = heard_after(spoken_ms, quiet_ms, flush=True)
+    early = heard_after(spoken_ms, quiet_ms, flush=False)
+    assert len(final) == max(1, (spoken_ms + 60) // 250)
+    assert len(early) <= len(final)
+    assert len(early) == min((spoken_ms + 60) // 250, (spoken_ms + quiet_ms) // 250)
+
+
+def test_a_tenth_of_the_newest_words_is_taken_for_another_at_first() -> None:
+    """Only at first: 200 ms later the word is what it stays."""
+    wrong = 0
+    for utterance in range(200):
+        final = heard_after(500, 400, flush=True, utterance=utterance)
+        assert heard_after(500, 400, flush=False, utterance=utterance) == final
+        wrong += heard_after(500, 50, flush=False, utterance=utterance) != final
+    assert 5 <= wrong <= 40
 
 
 def test_a_click_is_no_speech() -> None:

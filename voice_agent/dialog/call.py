@@ -59,7 +59,7 @@ class Call(ABC):
     def _settle(self, event: Event) -> bool:
         """Is this the answer to an open job? A last answer closes the job."""
         job, final = _job_of(event)
-        if isinstance(event, TranscriptReady) and not event.flushed:
+        if isinstance(event, TranscriptReady) and not event.flushed and not event.pause:
             return self._s.utterance is not None and self._s.utterance.number == event.utterance
         if job not in self._s.jobs:
             return False
@@ -102,7 +102,7 @@ def _job_of(event: Event) -> tuple[Job, bool]:
     """The job an event answers, and whether this is the job's last answer."""
     match event:
         case TranscriptReady():
-            return ("transcribe", event.utterance, event.pause), event.flushed
+            return ("transcribe", event.utterance, event.pause), event.flushed or event.pause > 0
         case PassagesReady():
             return ("retrieve", event.turn, 0), True
         case ReplyReceived():

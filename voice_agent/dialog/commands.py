@@ -16,10 +16,14 @@ from voice_agent.ports import Message, Passage
 
 @dataclass(frozen=True, slots=True)
 class Transcribe:
-    """Ask for the text of an utterance, all audio up to now accounted for. ``pause`` numbers the request."""
+    """Ask for the text of an utterance. ``pause`` numbers the request.
+
+    ``flush``: with all audio up to now accounted for; else what is known of it at once.
+    """
 
     utterance: int
     pause: int
+    flush: bool = True
 
 
 @dataclass(frozen=True, slots=True)

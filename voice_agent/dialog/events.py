@@ -55,6 +55,20 @@ class SpeechResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechFaded:
+    """The caller's voice falls, as with the last word of a turn, and often elsewhere; told again while it stays so."""
+
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRose:
+    """A voice that had faded goes on without a pause."""
+
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
 class DtmfReceived:
     """A key was pressed. ``digit`` is one of ``0123456789*#ABCD``."""
 
@@ -106,8 +120,9 @@ class CarrierStopped:
 class TranscriptReady:
     """Text of an utterance so far; ``flushed`` when it accounts for all audio up to the pause that asked for it.
 
-    ``pause`` is the number given in ``Transcribe`` (0 for partials). ``complete`` is the turn model's probability that
-    the caller is done, None where there is none. ``engine`` is the one that answered, where it is told.
+    ``pause`` is the number given in ``Transcribe`` (0 for text that nobody asked for). ``engine`` is the one that
+    answered, where it is told. ``complete`` is the turn model's probability that the caller is done, None where there
+    is none.
     """
 
     utterance: int
@@ -207,4 +222,6 @@ Event = (
     | JobFailed
     | HangUpRequested
     | LoadChanged
+    | SpeechFaded
+    | SpeechRose
 )

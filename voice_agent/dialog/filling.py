@@ -23,6 +23,9 @@ class Filling(Planning):
         state, reply = self._s, self._s.reply
         if state.state not in _AGENTS_TURN:
             return
+        if reply is not None and reply.early:
+            self._abandon_reply()  # the words that would settle it are late: they get a reply of their own
+            reply = None
         due_ms = state.quiet_ms + self.policy.filler_after_ms
         if due_ms > state.now_ms:
             self._at(Timer.FILLER, due_ms)

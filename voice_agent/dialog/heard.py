@@ -25,6 +25,8 @@ def word_ends(text: str, duration_ms: int, word_ends_ms: Sequence[int] = ()) -> 
 def heard_prefix(text: str, heard_ms: int, duration_ms: int, word_ends_ms: Sequence[int] = ()) -> str:
     """The words of ``text`` whose audio was over when playout stopped after ``heard_ms``. A prefix, word by word."""
     words = text.split()
+    if heard_ms <= 0:
+        return ""
     if heard_ms >= duration_ms > 0:
         return " ".join(words)
     ends = word_ends(text, duration_ms, word_ends_ms)

@@ -7,20 +7,19 @@ from voice_agent.dialog.commands import (
 )
 from voice_agent.dialog.events import (
     DtmfReceived,
-    LoadChanged,
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
     TranscriptReady,
 )
-from voice_agent.dialog.filling import Filling
+from voice_agent.dialog.foreseeing import Foreseeing
 from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge
 from voice_agent.dialog.records import StageTimes
 from voice_agent.dialog.state import State, Timer, Utterance
 
 
-class Hearing(Filling):
-    """Listening, speculation and endpointing."""
+class Hearing(Foreseeing):
+    """Listening and endpointing."""
 
     def _on_speech_started(self, event: SpeechStarted) -> None:
         """The caller speaks while nobody does, or before the reply has been heard."""
@@ -64,31 +63,13 @@ class Hearing(Filling):
         end = self._s.times.speech_end_ms or self._s.now_ms
         self._at(Timer.ENDPOINT, end + endpoint_silence_ms(judged, pace, self.policy))
 
-    def _may_speculate(self) -> bool:
-        """Preparing a reply that may be thrown away is for quiet times, and only so often a turn."""
-        policy = self.policy
-        if not policy.speculate or not self._s.caller_text():
-            return False
-        if self._s.speculations >= policy.max_speculations or self._s.load >= policy.speculate_below_load:
-            self._s.count("speculations_throttled")
-            return False
-        return True
-
-    def _speculate(self) -> None:
-        if self._may_speculate():
-            self._s.speculations += 1
-            self._s.count("speculations")
-            self._prepare()
-
-    def _on_load(self, event: LoadChanged) -> None:
-        self._s.load = event.level
-
     def _on_speech_resumed(self, event: SpeechResumed) -> None:
         """The caller goes on: what was prepared is dropped without a trace."""
         self._on_speech_started(SpeechStarted(event.utterance, event.onset_ms))
 
     def _note_speech(self, event: SpeechStarted | SpeechResumed) -> None:
-        """Speech over words that may not be interrupted: remember it for afterwards."""
+        """Speech that was known of, or over words that may not be interrupted: remember it for afterwards."""
+        self._drop_early()
         self._hear(event)
 
     def _on_speech_paused(self, event: SpeechPaused) -> None:
@@ -123,14 +104,11 @@ class Hearing(Filling):
             utterance.speaking = False
             self._s.times.speech_end_ms, self._s.times.pause_ms = event.speech_end_ms, self._s.now_ms
 
-    def _on_partial(self, event: TranscriptReady) -> None:
-        if self._s.utterance is not None and not event.flushed:
-            self._s.utterance.partial = event.text
-
     def _on_words_paused(self, event: TranscriptReady) -> None:
         """Words while the endpoint is still open: re-time it, and prepare the reply."""
         if not self._take_words(event):
             return
+        self._settle_early()
         self._set_endpoint()
         self._speculate()
 
@@ -156,7 +134,10 @@ class Hearing(Filling):
 
     def _on_words_late(self, event: TranscriptReady) -> None:
         """Words after the endpoint: go straight on, unless they say that the caller is not done."""
-        if not self._take_words(event) or self._s.reply is not None:
+        if not self._take_words(event):
+            return
+        self._settle_early()
+        if self._s.reply is not None and self._s.reply.released:
             return
         self._set_endpoint()
         if self._s.timers[Timer.ENDPOINT] > self._s.now_ms:
@@ -213,7 +194,7 @@ class Hearing(Filling):
         self._go(State.LISTENING)
         self._s.prefix.clear()
         self._s.timers.pop(Timer.FILLER, None)
-        self._s.speculations = self._s.fillers = 0
+        self._s.speculations = self._s.early_speculations = self._s.fillers = 0
         self._at(Timer.SILENCE, self._s.now_ms + self.policy.reprompt_after_ms)
 
     def _on_silence(self) -> None:

@@ -62,6 +62,14 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+_SPOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+
+def same_words(text: str, other: str) -> bool:
+    """Is it the same when spoken? Case, white space and punctuation do not count; in any script."""
+    return _SPOKEN.findall(text.casefold()) == _SPOKEN.findall(other.casefold())
+
+
 _AUXILIARIES = frozenset("do does did can could would will shall should may might must have has had".split())
 _PRONOUNS = frozenset("i you we they he she it".split())
 

@@ -29,8 +29,10 @@ from voice_agent.dialog.events import (
     PlayoutHeld,
     PlayoutStarted,
     ReplyReceived,
+    SpeechFaded,
     SpeechPaused,
     SpeechResumed,
+    SpeechRose,
     SpeechStarted,
     SpeechSynthesised,
     ToolFinished,
@@ -184,6 +186,8 @@ TRANSITIONS: dict[tuple[State, type[Event]], Handler] = {
     **{(State.SPEAKING, e): _M._on_barge_in for e in (SpeechStarted, SpeechResumed)},
     **{(State.HELD, e): _M._on_held_speech for e in (SpeechStarted, SpeechResumed)},
     (State.HEARING, SpeechPaused): _M._on_speech_paused,
+    (State.HEARING, SpeechFaded): _M._on_speech_faded,
+    (State.HEARING, SpeechRose): _M._on_speech_rose,
     (State.HELD, SpeechPaused): _M._on_held_pause,
     **{(s, SpeechPaused): _M._note_pause for s in (State.THINKING, State.SPEAKING, State.ENDING)},
     # words
@@ -193,9 +197,9 @@ TRANSITIONS: dict[tuple[State, type[Event]], Handler] = {
     (State.HELD, TranscriptReady): _M._on_held_words,
     (State.SPEAKING, TranscriptReady): _M._on_words_meanwhile,
     # the reply
-    **{(s, PassagesReady): _M._on_passages for s in _REPLYING},
-    **{(s, ReplyReceived): _M._on_reply_chunk for s in _REPLYING},
-    **{(s, SpeechSynthesised): _M._on_audio for s in _REPLYING},
+    **{(s, PassagesReady): _M._on_passages for s in (State.HEARING, *_REPLYING)},
+    **{(s, ReplyReceived): _M._on_reply_chunk for s in (State.HEARING, *_REPLYING)},
+    **{(s, SpeechSynthesised): _M._on_audio for s in (State.HEARING, *_REPLYING)},
     **{(s, ToolFinished): _M._on_tool for s in _REPLYING},
     **{(s, PlayoutStarted): _M._on_playout_started for s in _REPLYING},
     **{(s, ClausePlayed): _M._on_clause_played for s in _REPLYING},
@@ -211,18 +215,12 @@ IGNORED: frozenset[tuple[State, type[Event]]] = frozenset(
     | {(State.ENDING, HangUpRequested)}
     | {(s, SpeechPaused) for s in (State.LISTENING, State.PAUSED)}
     | {(s, TranscriptReady) for s in (State.LISTENING, State.ENDING)}
+    | {(s, e) for s in State if s is not State.HEARING for e in (SpeechFaded, SpeechRose)}
+    | {(State.LISTENING, e) for e in (PassagesReady, ReplyReceived, SpeechSynthesised)}
     | {
         (s, e)
         for s in (State.LISTENING, State.HEARING)
-        for e in (
-            PassagesReady,
-            ReplyReceived,
-            SpeechSynthesised,
-            ToolFinished,
-            PlayoutStarted,
-            ClausePlayed,
-            PlayoutHeld,
-        )
+        for e in (ToolFinished, PlayoutStarted, ClausePlayed, PlayoutHeld)
     }
 )
 """Pairs that mean nothing, on purpose: late echoes of something already dropped, or events a state has no use for."""

@@ -21,14 +21,18 @@ from voice_agent.tools import SEND_DTMF
 class Planning(Replying):
     """Making replies."""
 
-    def _prepare(self, digits: str = "") -> None:
-        """Start a reply to what the caller has said or keyed; nothing of it goes out before ``_release``."""
+    def _prepare(self, digits: str = "", early: str = "") -> None:
+        """Start a reply to what the caller has said or keyed; nothing of it goes out before ``_release``.
+
+        ``early``: words of a caller who still speaks, taken as sure.
+        """
         self._s.turn += 1
         confidence = self._s.utterance.confidence if self._s.utterance else self._s.confidence
-        text = "" if digits else self._s.caller_text()
+        confidence = 1.0 if early else confidence
+        text = "" if digits else early or self._s.caller_text()
         reply = Reply(self._s.turn, "reply", deepcopy(self._s.times), text or " ".join(digits), confidence=confidence)
         reply.splitter = self._splitter()
-        reply.speculative = self._s.state is State.PAUSED
+        reply.speculative, reply.early = bool(early) or self._s.state is State.PAUSED, bool(early)
         self._s.reply = reply
         self._follow(reply, self.director.answer(self._s.memory, CallerInput(text, confidence, digits)))
 
@@ -57,7 +61,10 @@ class Planning(Replying):
         self._synthesise_next()
         self._run_tools(reply)
         if reply.from_model and reply.text_done and reply.wordless and not reply.end_reason:
-            self._fail("generate")
+            if reply.released:
+                self._fail("generate")
+            else:
+                self._abandon_reply()  # only speculation: the turn's end starts it again
         else:
             self._finish_if_played()
 

@@ -21,6 +21,7 @@ class TurnPolicy:
     not_understood_after_ms: int = 600
     endpoint_min_ms: int = 240
     max_speculations: int = 3
+    max_early_speculations: int = 2
     speculate_below_load: float = 0.8
     keys_pause_ms: int = 1500
     filler_after_ms: int = 1400

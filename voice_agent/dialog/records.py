@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 class StageTimes:
     """When things happened in a turn, in ms on the call's clock; ``None`` where a stage did not run.
 
-    ``speech_end_ms`` is the end of the caller's last loud frame as the gateway's VAD saw it; ``playout_started_ms`` is
-    when the first agent frame went to the carrier. Their difference is the *self-reported* voice-to-voice latency;
-    what the caller hears is measured at the carrier's socket.
+    ``pause_ms`` is when the words were asked for, ``transcript_ms`` when those came that the reply was made from: both
+    may lie before the end of speech. ``speech_end_ms`` is the end of the caller's last loud frame as the gateway's VAD
+    saw it; ``playout_started_ms`` is when the first agent frame went to the carrier. Their difference is the
+    *self-reported* voice-to-voice latency; what the caller hears is measured at the carrier's socket.
     """
 
     speech_start_ms: int | None = None

@@ -44,6 +44,7 @@ class Reply:
     """The agent's side of one turn.
 
     ``before`` is the dialog's memory before this was released, for a reply that is dropped after all.
+    ``early``: prepared before the pause, for words that were not final yet.
     ``kind`` is greeting, reply, reprompt, apology, filler or goodbye. ``released`` says its audio may go out. Clauses
     are synthesised one at a time, in order; of a reply not yet released only the first.
     ``raw`` and ``model_calls`` are the text and the number of tool calls that the model has given since it was asked;
@@ -78,6 +79,7 @@ class Reply:
     again: str = ""
     model_calls: int = 0
     speculative: bool = False
+    early: bool = False
     engines: dict[str, str] = field(default_factory=dict)
     splitter: ClauseSplitter = field(default_factory=ClauseSplitter)
 

@@ -192,4 +192,4 @@ class Replying(Call):
                 )
             )
         )
-        self._s.speculations = 0
+        self._s.speculations = self._s.early_speculations = 0

@@ -45,7 +45,8 @@ class Utterance:
     """What the caller is saying, as far as it is known.
 
     ``prefix`` is text of earlier utterances of the same turn (the caller went on after we had closed one).
-    ``text`` is None until a flushed transcript for the current ``pause`` has come.
+    ``text`` is None until a flushed transcript for the current ``pause`` has come. ``fade`` numbers the request for
+    words that was made when the voice fell, 0 when it has risen since.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Utterance:
     confidence: float = 0.0
     complete: float | None = None
     asks: int = 0
+    fade: int = 0
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class CallState:
     times: StageTimes = field(default_factory=StageTimes)
     reply: Reply | None = None
     speculations: int = 0
+    early_speculations: int = 0
     reprompts: int = 0
     history: History = field(default_factory=History)
     memory: Memory = field(default_factory=Memory)
