@@ -140,3 +140,11 @@ def test_sequence_shuffled_but_whole_leaves_nothing_missing(order):
         tracker.observe(number)
     assert tracker.missing == 0
     assert tracker.repeated == 0
+
+
+@pytest.mark.parametrize("stream_sid", ["MZ1", 'quoted""sid', "back\\slash"])
+def test_a_media_frame_with_audio_in_it_is_the_media_message(stream_sid: str) -> None:
+    before, behind = messages.media_frame(stream_sid)
+    assert (before + base64.b64encode(b"\x00\xff~audio") + behind).decode() == messages.media(
+        stream_sid, b"\x00\xff~audio"
+    )
