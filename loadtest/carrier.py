@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -40,6 +42,7 @@ class CallTarget:
         account_sid: of the emulated account.
         caller: E.164 number of the caller.
         called: E.164 number that is called.
+        loopback_only: do not follow TwiML to another machine.
     """
 
     webhook_url: str
@@ -49,6 +52,7 @@ class CallTarget:
     account_sid: str = "AC" + "0" * 32
     caller: str = "+15550100001"
     called: str = "+15550100100"
+    loopback_only: bool = False
 
 
 @dataclass(slots=True)
@@ -84,6 +88,18 @@ class CallTrace:
     dropped_frames: int = 0
     underruns: list[Underrun] = field(default_factory=list)
     audio: LineAudio = field(default_factory=LineAudio)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine and nowhere else."""
+    host = urlsplit(url).hostname
+    if not host:
+        return False
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(item[4][0]).partition("%")[0]).is_loopback for item in found)
 
 
 class _CallEndedError(Exception):
@@ -229,7 +245,10 @@ class EmulatedCall:
     async def _open(self, url: str, leg: MediaLeg) -> MediaClient:
         """The signed upgrade. The signature is over the URL as written in the TwiML."""
         headers = {"X-Twilio-Signature": signature.compute(self._target.auth_token, url, {})}
-        return await open_client(self._target.media_url or url, headers, leg.take, _OPEN_TIMEOUT_S)
+        reachable = self._target.media_url or url
+        if self._target.loopback_only and not is_loopback(reachable):
+            raise ConnectionRefusedError(f"{reachable} is not on this machine")
+        return await open_client(reachable, headers, leg.take, _OPEN_TIMEOUT_S)
 
     def _keep(self, leg: MediaLeg) -> None:
         """Add a finished stream to the trace, its times moved onto the call's clock."""
@@ -274,6 +293,8 @@ class EmulatedCall:
             **extra,
         }
         reachable = url.replace(target.public_url, target.webhook_url, 1) if target.public_url else url
+        if target.loopback_only and not is_loopback(reachable):
+            raise _CallEndedError("carrier", f"webhook {reachable} is not on this machine")
         headers = {"X-Twilio-Signature": signature.compute(target.auth_token, url, form)}
         try:
             answer = await self._http.post(reachable, data=form, headers=headers, timeout=_WEBHOOK_TIMEOUT_S)

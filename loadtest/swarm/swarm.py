@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
 
-from loadtest.carrier import CallTarget
+from loadtest.carrier import CallTarget, is_loopback
 from loadtest.place import CallOutcome
 from loadtest.swarm import pipe
 from loadtest.swarm.plan import LoadPlan
@@ -93,7 +90,7 @@ class Swarm:
         if not foreign:
             refuse_foreign(target)
         self.plan = plan
-        self._target = target
+        self._target = target if foreign else replace(target, loopback_only=True)
         self._out_dir = out_dir
         self._members: list[_Member] = []
         self._stack = contextlib.AsyncExitStack()
@@ -307,7 +304,7 @@ class _Member:
 
 
 @contextlib.asynccontextmanager
-async def _member(setup: pipe.Setup, take: Callable[[pipe.Noted | pipe.Ended], None]):  # type: ignore[no-untyped-def]
+async def _member(setup: pipe.Setup, take: Callable[[pipe.Noted | pipe.Ended], None]) -> AsyncIterator[_Member]:
     """A generator process that ends with the block."""
     process = await asyncio.create_subprocess_exec(
         *GENERATOR, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_environment()
@@ -342,14 +339,5 @@ def refuse_foreign(target: CallTarget) -> None:
         ConfigError: webhook or media URL lead to another machine.
     """
     for url in (target.webhook_url, target.media_url):
-        host = urlsplit(url).hostname
-        if url and (host is None or not _is_loopback(host)):
+        if url and not is_loopback(url):
             raise ConfigError(f"{url} is not on this machine; --i-own-this-target says that you may load it")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        found = socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return all(ipaddress.ip_address(str(item[4][0]).partition("%")[0]).is_loopback for item in found)

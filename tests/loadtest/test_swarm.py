@@ -197,6 +197,15 @@ def test_loads_are_for_this_machine():
             refuse_foreign(target)
 
 
+async def test_twiml_does_not_lead_a_load_to_another_machine(tmp_path):
+    elsewhere = {"/twilio/voice": lambda stack: stack.connect(url="ws://192.0.2.1/media")}
+    async with FakeStack(greets, {**elsewhere, "/twilio/stream-ended": HANG_UP}) as stack:
+        result = await run(stack, plan_of(asks(), calls=1), tmp_path)
+    (call,) = result.calls
+    assert not call.outcome.ok
+    assert "not on this machine" in call.outcome.stream_errors[0]
+
+
 # --- network --------------------------------------------------------------------------------------------------
 
 
