@@ -1,7 +1,8 @@
 """``docs/results/turn-taking.md``: what ``voice-agent eval`` found, with the endpoint curve computed on audio.
 
-``python -m loadtest.turn_taking_report --vocabulary <data dir>/vocabulary EVAL.json...`` makes it anew; the first file
-is the evaluation with the settings as shipped, others (with fixed silences, say) are added as live points.
+``python -m loadtest.turn_taking_report --vocabulary <data dir>/vocabulary EVAL.json...`` makes it anew. Files with the
+same settings are parts of one evaluation, so that themes can be run one by one; the first is with the settings as
+shipped, those with others (fixed silences, say) are added as live points.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from voice_agent.errors import VoiceAgentError
 FIGURE: Final = "turn-taking-endpoint.png"
 PAGE: Final = "turn-taking.md"
 DATA: Final = "turn-taking.json"
+_SILENCE_P50_MS: Final = 120
+_SILENCE_P95_MS: Final = 200
 _NOT_INTERRUPTIONS: Final = "no-interruption"
 _LIVE_LINES: Final = ("hesitation", "questions")
 _SOUNDS: Final = (
@@ -61,8 +64,18 @@ async def write_report(folder: Path, evals: Sequence[Path], vocabulary: Path) ->
         EngineUnavailableError: voice detector, recogniser, vocabulary or a voice is missing.
     """
     lines = await hear_lines(turns_of(load_scenarios()), vocabulary, tell=lambda text: print(text, file=sys.stderr))
-    loaded = [json.loads(path.read_text(encoding="utf-8")) for path in evals]
+    loaded = merged([json.loads(path.read_text(encoding="utf-8")) for path in evals])
     return await asyncio.to_thread(render, folder, loaded, lines)
+
+
+def merged(parts: Sequence[Eval]) -> list[Eval]:
+    """Evaluations with one profile and settings as one, in the order of the first of each."""
+    whole: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        key = json.dumps([part["profile"], part.get("sets", {})], sort_keys=True)
+        known = whole.setdefault(key, {**part, "runs": []})
+        known["runs"] = [*known["runs"], *part["runs"]]
+    return list(whole.values())
 
 
 def render(folder: Path, evals: Sequence[Eval], lines: Sequence[HeardLine]) -> Path:
@@ -125,6 +138,7 @@ def false_stops(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "sound": sound,
                 "runs": len(these),
                 "held": sum(bool(run["figures"]["counters"].get("holds")) for run in these),
+                "holds": sum(run["figures"]["counters"].get("holds", 0) for run in these),
                 "stopped": sum(run["figures"]["interrupted"] > 0 for run in these),
                 "turns_compared": len(whole),
                 "words": sum(turn["words"] for turn in whole),
@@ -196,6 +210,7 @@ def _page(
         f" {_SIMULATED if first['simulated'] else ''} Callers are synthetic (flite, telephone band, mu-law): people are"
         f" harder, so take the comparison, not the level. Data: [{DATA}]({DATA})."
     )
+    yield from _goals(first["runs"])
     yield "## False cut-offs against endpoint delay"
     yield ""
     yield f"![curve]({FIGURE})"
@@ -252,10 +267,45 @@ def _over_the_agent(runs: Sequence[Run]) -> Iterator[str]:
         "Sounds that are no interruption. Words lost or repeated: the ear against an uninterrupted rendering of the"
         " same words, by correlation, over all turns that were not interrupted."
     )
-    yield "| sound | runs | with a hold | false stops | turns compared | words | lost | repeated |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    yield "| sound | runs | with a hold | holds | false stops | turns compared | words | lost | repeated |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for row in false_stops(runs):
         yield "| " + " | ".join(str(value) for value in row.values()) + " |"
+    yield ""
+
+
+def goals(runs: Sequence[Run]) -> list[tuple[str, str, bool]]:
+    """(what is wanted, what was found, whether that is enough) of the live calls."""
+    taken, error, sounds = barge_in(runs), heard_error(runs), false_stops(runs)
+    stops = [f"{row['stopped']} of {row['runs']}, {row['sound']}" for row in sounds if row["stopped"]]
+    lost, repeated = (sum(row[key] for row in sounds) for key in ("lost", "repeated"))
+    judged = [run for run in runs if run["verdict"] != "skipped"]
+    passed = sum(run["verdict"] == "passed" for run in judged)
+    silence = taken.count > 0 and taken.p50 <= _SILENCE_P50_MS and taken.p95 <= _SILENCE_P95_MS
+    return [
+        (
+            f"barge-in, time to silence: P50 at most {_SILENCE_P50_MS} ms, P95 at most {_SILENCE_P95_MS} ms",
+            f"{taken.p50:.0f} / {taken.p95:.0f} ms in {taken.count}",
+            silence,
+        ),
+        ("no false stop on echo, noise and nods", "; ".join(stops) or "none", not stops),
+        ("no word lost or repeated where the agent goes on", f"{lost} lost, {repeated} repeated", not lost + repeated),
+        (
+            "heard words recorded as played: error P50 0, P95 at most 1",
+            f"{error.p50:.0f} / {error.p95:.0f} in {error.count}",
+            error.count > 0 and error.p50 == 0 and error.p95 <= 1,
+        ),
+        ("every run as its scenario expects", f"{passed} of {len(judged)}", passed == len(judged)),
+    ]
+
+
+def _goals(runs: Sequence[Run]) -> Iterator[str]:
+    yield "## Wanted and found"
+    yield ""
+    yield "| wanted | found | |"
+    yield "|---|---|---|"
+    for wanted, found, enough in goals(runs):
+        yield f"| {wanted} | {found} | {'reached' if enough else '**fell short**'} |"
     yield ""
 
 

@@ -369,3 +369,18 @@ def test_a_nod_taken_for_words_resumes_and_a_short_question_does_not(confidence:
     record = next(r for r in world.records if r.kind == "reply")
     assert record.outcome == outcome
     assert (record.heard_text_pii == ANSWERS["do you rent bicycles"]) is (outcome == "completed")
+
+
+@pytest.mark.parametrize(("early", "outcome"), [("can i get", "completed"), ("stop", "interrupted")])
+def test_words_in_the_middle_of_a_nod_wait_for_its_end_but_for_an_urgent_one(early: str, outcome: str) -> None:
+    world = started()
+    end = world.say(3000, 1, "do you rent bicycles")
+    world.run(end + 400)
+    begin = next(at for at, _ in world.commands(c.ReleaseTurn)[1:])
+    nod_end = world.say(begin + 2000, 2, early, words=4)
+    assert nod_end - begin - 2000 > TurnPolicy().barge_in_confirm_ms
+    world.run(nod_end - 50)
+    assert (world.machine.state is State.HELD) is (outcome == "completed")
+    world.words[2] = "mhm"
+    world.run(begin + 20_000)
+    assert next(r for r in world.records if r.kind == "reply").outcome == outcome

@@ -13,7 +13,7 @@ from loadtest.endpoint_curve import (
     turns_of,
 )
 from loadtest.scenario import parse_scenario
-from loadtest.turn_taking_report import barge_in, false_stops, heard_error, live_point, render
+from loadtest.turn_taking_report import barge_in, false_stops, goals, heard_error, live_point, merged, render
 from voice_agent.dialog.listening import Pace
 from voice_agent.dialog.policy import TurnPolicy
 
@@ -149,6 +149,29 @@ def test_figures_of_live_calls():
     assert (table["backchannel"]["runs"], table["backchannel"]["held"], table["backchannel"]["lost"]) == (1, 1, 2)
     assert table["echo, 20 dB below the agent"]["stopped"] == 1
     assert table["background noise, white or babble, 15 dB below speech"]["stopped"] == 0
+
+
+def test_parts_of_one_evaluation_are_one_and_other_settings_are_not():
+    parts = [EVAL | {"runs": RUNS[:2]}, EVAL | {"sets": {"turn.endpoint_ms": "800"}}, EVAL | {"runs": RUNS[2:]}]
+    first, other = merged(parts)
+    assert first["runs"] == RUNS
+    assert (first["sets"], other["sets"], len(other["runs"])) == ({}, {"turn.endpoint_ms": "800"}, len(RUNS))
+
+
+def test_what_fell_short_is_said():
+    enough = {wanted.split(",")[0].split(":")[0]: reached for wanted, _, reached in goals(RUNS)}
+    assert enough == {
+        "barge-in": True,
+        "no false stop on echo": False,
+        "no word lost or repeated where the agent goes on": False,
+        "heard words recorded as played": False,
+        "every run as its scenario expects": False,
+    }
+    good = [
+        run("interruptions", "x", barge_in_ms=[100], audio=[audio(interrupted=True, words_recorded=3, words_played=3)])
+    ]
+    assert all(reached for _, _, reached in goals(good))
+    assert not any(reached for wanted, _, reached in goals([]) if "P50" in wanted), "nothing measured reaches nothing"
 
 
 def test_the_page_has_the_curve_the_tables_and_says_what_is_simulated(tmp_path):

@@ -14,7 +14,7 @@ from voice_agent.dialog.events import (
     TranscriptReady,
 )
 from voice_agent.dialog.hearing import Hearing
-from voice_agent.dialog.listening import interrupts
+from voice_agent.dialog.listening import REQUEST_MS, interrupts, is_urgent
 from voice_agent.dialog.state import State, Timer
 
 SURE_AFTER_ASKS = 2
@@ -61,7 +61,9 @@ class Interrupting(Hearing):
         # An echo ends soon after playout was held: who speaks for longer is the caller, whatever the words.
         spoke_ms = self._spoke_for_ms()
         echoes = reply.text() if spoke_ms < ECHO_MS else ""
-        if interrupts(event.text, confidence, spoke_ms, echoes, self.policy):
+        # While the caller still speaks nothing is heard of the agent anyway, so a nod may be heard to its end.
+        settled = over or spoke_ms >= REQUEST_MS or is_urgent(event.text)
+        if settled and interrupts(event.text, confidence, spoke_ms, echoes, self.policy):
             self._interrupt()
         elif over:
             self._resume()

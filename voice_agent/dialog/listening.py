@@ -155,6 +155,12 @@ def is_echo(text: str, spoken: str) -> bool:
     return found >= max(2, -(-len(words) * 4 // 5))
 
 
+def is_urgent(text: str) -> bool:
+    """One word that must be obeyed at once: "stop"."""
+    words = words_of(text)
+    return len(words) == 1 and words[0] in URGENT
+
+
 def sure_enough(confidence: float, spoke_ms: int, policy: TurnPolicy) -> bool:
     """Is what was recognised of ``spoke_ms`` of speech over the agent more than a nod taken for words?"""
     shortness = (REQUEST_MS - min(max(spoke_ms, NOD_MS), REQUEST_MS)) / (REQUEST_MS - NOD_MS)
@@ -163,9 +169,8 @@ def sure_enough(confidence: float, spoke_ms: int, policy: TurnPolicy) -> bool:
 
 def interrupts(text: str, confidence: float, spoke_ms: int, spoken: str, policy: TurnPolicy) -> bool:
     """Do these words, said in ``spoke_ms`` over the agent's voice that said ``spoken``, take the turn?"""
-    words = words_of(text)
-    if len(words) == 1 and words[0] in URGENT:
+    if is_urgent(text):
         return True
-    if not words or not sure_enough(confidence, spoke_ms, policy):
+    if not words_of(text) or not sure_enough(confidence, spoke_ms, policy):
         return False
     return not is_backchannel(text) and not is_echo(text, spoken)
