@@ -60,6 +60,7 @@ def _register() -> None:
     from cluster.commands.calls import show as show_call
     from cluster.commands.config import show as show_config
     from cluster.commands.demo import demo
+    from cluster.commands.deploy import deploy
     from cluster.commands.doctor import doctor
     from cluster.commands.eval import evaluate
     from cluster.commands.flow import check as check_flow
@@ -76,6 +77,7 @@ def _register() -> None:
     app.command("up")(up)
     app.command("demo")(demo)
     app.command("call")(place_call)
+    app.command("deploy")(deploy)
     app.command("doctor")(doctor)
     app.command("eval")(evaluate)
     load.command("smoke")(smoke)

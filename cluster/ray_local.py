@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.dispatch.pool import surge
 from cluster import ports, processes
 from configs.settings import Settings, StageSettings
 from voice_agent.errors import ConfigError, VoiceAgentError
@@ -34,6 +35,7 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 _SYSTEM_CPUS = 0.8
 """For the dispatcher, the journal and the ingress; each gateway takes ``_GATEWAY_CPUS``."""
 _GATEWAY_CPUS = 0.2
+_PACKAGE_KEPT_S = 7 * 24 * 3600
 
 
 class RayStartError(VoiceAgentError):
@@ -53,16 +55,21 @@ class ClusterSize:
 
 
 def cluster_size(settings: Settings) -> ClusterSize:
-    """What the profile reserves. ``settings.ray.num_cpus`` overrides the CPUs."""
+    """What the profile reserves, actors of new code that a deploy starts beside the old included.
+
+    ``settings.ray.num_cpus`` overrides the CPUs.
+    """
     stages = (settings.stt, settings.llm, settings.tts, settings.retriever)
     calls = settings.calls
     hosts = math.ceil(calls.max_calls / calls.calls_per_actor) + calls.spare_actors
-    reserved = sum(_replicas(stage) * stage.num_cpus for stage in stages) + hosts * calls.num_cpus + _SYSTEM_CPUS
+    more = surge(hosts)
+    reserved = sum(_replicas(stage) * stage.num_cpus for stage in stages) + _SYSTEM_CPUS
+    reserved += (hosts + more) * calls.num_cpus
     reserved += settings.media.gateways * _GATEWAY_CPUS
     reserved += settings.tools.replicas * settings.tools.num_cpus
     return ClusterSize(
         num_cpus=settings.ray.num_cpus or math.ceil(reserved),
-        call_slots=hosts * calls.calls_per_actor,
+        call_slots=(hosts + more) * calls.calls_per_actor,
         processes=hosts
         + sum(_replicas(stage) for stage in stages)
         + settings.tools.replicas
@@ -131,6 +138,15 @@ class RayCluster:
     def temp_dir(self) -> Path | None:
         """Ray's folder: sockets, logs, the token. None when the cluster is not ours."""
         return self._temp_dir
+
+    @property
+    def address(self) -> str:
+        """Where another process finds this Ray; empty before ``start``."""
+        if not self._started:
+            return ""
+        import ray
+
+        return str(ray.get_runtime_context().gcs_address)
 
     @property
     def token_path(self) -> Path | None:
@@ -227,6 +243,43 @@ class RayCluster:
                 keep_logs(self._temp_dir, logs_to)
             shutil.rmtree(self._temp_dir, ignore_errors=True)
             self._temp_dir = None
+
+
+def join(settings: Settings, address: str, token_path: str, working_dir: Path | None) -> str:
+    """Connect this process to a running stack's Ray; call before anything imports ray.
+
+    Args:
+        settings: of that stack.
+        address: its GCS.
+        token_path: the file with its token; empty where it asks for none, or where the environment has it.
+        working_dir: code to put into the cluster, if any.
+
+    Returns:
+        URI of that code in the cluster; empty without.
+
+    Raises:
+        RayStartError: the cluster did not answer.
+    """
+    os.environ.update(stack_environment(settings, cluster_size(settings)))
+    # A package is kept while an actor uses it, and as long again so that its deploy can be rolled back.
+    os.environ["RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S"] = str(_PACKAGE_KEPT_S)
+    if token_path:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = token_path
+    import ray
+
+    environment = {} if working_dir is None else {"working_dir": str(working_dir)}
+    try:
+        ray.init(
+            address=address,
+            namespace=settings.ray.namespace,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            runtime_env=environment,
+        )
+    except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
+        raise RayStartError(f"could not reach the stack's Ray at {address}: {error}") from error
+    return str(ray.get_runtime_context().runtime_env.get("working_dir", ""))
 
 
 def keep_logs(temp_dir: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import checks, ports, processes, statefile
+from cluster import checks, code, ports, processes, statefile
 from cluster.guard import Charge, Guard
 from cluster.keeper import Keeper
 from cluster.ray_local import RayCluster
@@ -210,6 +210,7 @@ class Stack:
             stream_token_secret=secrets.token_urlsafe(32),
             api_key=server.api_key,
             webhook_url=(server.public_url or _local_url(server.host, server.webhook_port)).rstrip("/"),
+            code=code.installed(),
             media_url=server.public_media_url or _local_media_url(server.host, server.media_port),
         )
 
@@ -231,6 +232,7 @@ class Stack:
             simulated=simulated(self._settings),
             ray_dashboard=self._ray.dashboard_url,
             ray_token_path=str(self._ray.token_path or ""),
+            ray_address=self._ray.address,
         )
 
 

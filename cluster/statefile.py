@@ -36,6 +36,7 @@ class StackState:
     ``public_url`` is what Twilio signs, ``local_url`` is where this machine reaches the ingress. ``simulated``: one
     engine of a call at least is a latency profile instead of a model. ``ray_dashboard`` and ``ray_token_path`` are what
     `ray job submit` needs; empty where there is no dashboard, or no token.
+    ``ray_address`` lets another command join the stack's Ray.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class StackState:
     secret_auth_token: str = field(repr=False)
     simulated: bool = False
     ray_dashboard: str = ""
+    ray_address: str = ""
     ray_token_path: str = ""
 
 

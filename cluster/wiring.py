@@ -64,15 +64,8 @@ class Wiring:
             http_options=HTTPOptions(host=server.host, port=server.webhook_port),
             logging_config={"enable_access_log": False},
         )
-        targets = [
-            serve.RunTarget(app, name=name, route_prefix="/" if name == "ingress" else None)
-            for name, app in apps.items()
-        ]
         self._apps = tuple(apps)
-        try:
-            serve.run_many(targets, wait_for_applications_running=True)
-        except (RuntimeError, RayError, TimeoutError) as error:
-            raise DeployError(f"the models did not come up: {_why(error)}") from error
+        run_apps(apps)
 
     def stop(self) -> None:
         """End calls, let records be written. Whatever does not answer in time is ended with a local Ray.
@@ -89,6 +82,21 @@ class Wiring:
                 except (RayError, RuntimeError, TimeoutError) as error:
                     _log.warning("application not deleted", extra={"app": name, "reason": type(error).__name__})
         self._apps = ()
+
+
+def run_apps(apps: dict[str, Any]) -> None:
+    """Deploy applications, in place of those of the same name, and wait until they run.
+
+    Raises:
+        DeployError: one did not come up; the message says which and why.
+    """
+    targets = [
+        serve.RunTarget(app, name=name, route_prefix="/" if name == "ingress" else None) for name, app in apps.items()
+    ]
+    try:
+        serve.run_many(targets, wait_for_applications_running=True)
+    except (RuntimeError, RayError, TimeoutError) as error:
+        raise DeployError(f"the models did not come up: {_why(error)}") from error
 
 
 def _why(error: BaseException) -> str:

@@ -78,6 +78,28 @@ def resolve(
     return Resolved(settings, _origins(merged) | {fields.SET_BY_LOADER: chosen_at})
 
 
+def changed(base: Settings, overrides: Sequence[str]) -> Settings:
+    """Settings of a running stack with ``section.key=value`` over them; an engine that changes drops its options.
+
+    Raises:
+        ConfigError: as ``resolve``.
+    """
+    running = {name: Value(_get(base, name), "the running stack") for name in fields.all_keys()}
+    chosen = override_layer(overrides)
+    _refuse_unknown([chosen])
+    del running[fields.SET_BY_LOADER]
+    return _validate(_merge([running, chosen]), base.profile)
+
+
+def differences(old: Settings, new: Settings) -> list[tuple[str, object, object]]:
+    """(key, old value, new value) of what differs, for people: secrets read ``***``."""
+    return [
+        (name, fields.shown(name, _get(old, name)), fields.shown(name, _get(new, name)))
+        for name in fields.all_keys()
+        if _get(old, name) != _get(new, name)
+    ]
+
+
 def _base_profile(profile: str | None, user: Layer) -> tuple[str, str]:
     """The profile to start from, and where that was said."""
     extends = user.pop(EXTENDS, None)

@@ -110,6 +110,27 @@ def with_fallback(context: StackContext, port: str, options: dict[str, Any]) -> 
     }
 
 
+READS: Final = {
+    "retriever": ("retriever", "kb"),
+    "stt": ("stt", "deadlines", "turn.model", "turn.model_options"),
+    "llm": (
+        "llm",
+        "deadlines",
+        "turn.first_clause_words",
+        "agent",
+        "retriever.min_dense",
+        "retriever.min_confidence",
+        "tools",
+    ),
+    "tts": ("tts", "deadlines"),
+    "tools": ("tools", "policy", "storage.pool_size"),
+}
+"""Settings that each application is built from: it is deployed anew when one of them changes.
+
+The ingress is not among them: what it reads is fixed while a stack runs.
+"""
+
+
 def stt_options(context: StackContext) -> dict[str, Any]:
     """Options of the recogniser: those of the profile over what the stack knows."""
     settings = context.settings.stt
