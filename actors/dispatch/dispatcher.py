@@ -270,8 +270,7 @@ class Dispatcher:
             ProtocolError: one is under way.
         """
         await self.start()
-        self._rollout.check_idle()
-        context = self._rollout.numbered(context)
+        context = self._rollout.prepare(context)
         self._tasks.start(self._rollout.run(context, canary_s, within_s), "rollout")
         return context.code.number
 

@@ -103,6 +103,10 @@ class Host:
         """Calls it still has room for; a host that does not answer has none."""
         return self.capacity - len(self.calls) if self.misses == 0 else 0
 
+    def room_for(self, call_id: str) -> bool:
+        """Whether it can take this call, or take it back: one that is being handed over has its place here still."""
+        return self.free > 0 or (self.misses == 0 and call_id in self.calls)
+
 
 class HostPool:
     """``wanted`` hosts of ``capacity`` calls each. ``lost`` is called with each host that died.
@@ -164,7 +168,7 @@ class HostPool:
         open_hosts = [
             host
             for host in self._hosts.values()
-            if host.free > 0 and host.host_id != avoid and host.code not in barred and code in (0, host.code)
+            if host.room_for(call_id) and host.host_id != avoid and host.code not in barred and code in (0, host.code)
         ]
         if not open_hosts:
             raise CapacityError("no call actor has room; raise calls.max_calls or calls.spare_actors")

@@ -62,26 +62,28 @@ class Rollout:
             **self._counts,
         }
 
-    def check_idle(self) -> None:
-        """One at a time.
+    def prepare(self, context: StackContext) -> StackContext:
+        """Claim the rollout for this context, which gets the next number; ``run`` follows.
 
         Raises:
             ProtocolError: one is under way.
         """
         if self._phase not in IDLE:
             raise ProtocolError(f"a deploy is under way ({self._phase}); wait for it, or roll it back")
+        context = self._numbered(context)
+        self._before = self._pool.context
+        self._begin(context)
+        return context
 
-    def numbered(self, context: StackContext) -> StackContext:
-        """With the next number."""
+    def _numbered(self, context: StackContext) -> StackContext:
         seen = [host.code for host in self._pool.hosts]
         self.newest = max([self.newest, self._pool.context.code.number, *seen]) + 1
         return replace(context, code=replace(context.code, number=self.newest))
 
     async def run(self, context: StackContext, canary_s: float, within_s: float) -> None:
         """Bring new code to the calls; if it does not hold the first one, bring that one back."""
+        assert self._before is not None
         self._task = asyncio.current_task()
-        self._before = self._pool.context
-        self._begin(context)
         try:
             first = await self._pool.create(context)
             self._phase = "canary"
@@ -116,7 +118,7 @@ class Rollout:
             raise ProtocolError("there is no deploy to roll back: deploy the code that is wanted instead")
         before, alive = self._before, bool(self._pool.of_code(self._before.code.number))
         if not alive:
-            before = self.numbered(before)
+            before = self._numbered(before)
         self.newest = max(self.newest, before.code.number)
         return self._go_back(before, within_s)
 

@@ -94,7 +94,7 @@ def test_the_cluster_is_as_large_as_the_profile_reserves() -> None:
     )
     size = cluster_size(settings)
     assert size.call_slots == 140  # ten actors for 95 calls, one spare, three that a deploy may add
-    assert size.num_cpus == 11  # 4 stt, 3 x 0.1 for the other stages, 11 x 0.5, 1 for the rest, rounded up
+    assert size.num_cpus == 13  # 4 stt, 3 x 0.1 for the other stages, 14 x 0.5, 1 for the rest, rounded up
 
 
 def test_flags_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
