@@ -54,13 +54,20 @@ load = typer.Typer(no_args_is_help=True, help="Many emulated calls at once, with
 app.add_typer(load, name="load")
 
 
+def _register_life() -> None:
+    from cluster.commands.deploy import deploy
+    from cluster.commands.up import up
+
+    app.command("up")(up)
+    app.command("deploy")(deploy)
+
+
 def _register() -> None:
     from cluster.commands.call import call as place_call
     from cluster.commands.calls import list_calls, purge
     from cluster.commands.calls import show as show_call
     from cluster.commands.config import show as show_config
     from cluster.commands.demo import demo
-    from cluster.commands.deploy import deploy
     from cluster.commands.doctor import doctor
     from cluster.commands.eval import evaluate
     from cluster.commands.flow import check as check_flow
@@ -72,12 +79,9 @@ def _register() -> None:
     from cluster.commands.policy import check as check_policy
     from cluster.commands.policy import show as show_policy
     from cluster.commands.tools import list_tools
-    from cluster.commands.up import up
 
-    app.command("up")(up)
     app.command("demo")(demo)
     app.command("call")(place_call)
-    app.command("deploy")(deploy)
     app.command("doctor")(doctor)
     app.command("eval")(evaluate)
     load.command("smoke")(smoke)
@@ -99,6 +103,7 @@ def _register() -> None:
     policy.command("show")(show_policy)
 
 
+_register_life()
 _register()
 
 if __name__ == "__main__":

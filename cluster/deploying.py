@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from actors.dispatch.rollout import RolloutError
 from cluster import code as codes
 from cluster import ray_local
 from cluster.statefile import StackState
@@ -42,12 +43,6 @@ FIXED: Final = (
 _ASK_S: Final = 10.0
 _POLL_S: Final = 0.3
 _OVER: Final = ("done", "failed")
-
-
-class RolloutFailedError(VoiceAgentError):
-    """The new version did not take over; calls are on the old one."""
-
-    code = "rollout_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +166,7 @@ class Deployment:
         """Tell of every change until it is over; the dispatcher's last word.
 
         Raises:
-            RolloutFailedError: the old version has the calls.
+            RolloutError: the old version has the calls.
         """
         said = ""
         while True:
@@ -189,7 +184,7 @@ class Deployment:
                 break
             time.sleep(_POLL_S)
         if rollout["phase"] == "failed":
-            raise RolloutFailedError(f"the new version did not take over, calls are on the old one: {rollout['why']}")
+            raise RolloutError(f"the new version did not take over, calls are on the old one: {rollout['why']}")
         done: dict[str, Any] = rollout
         return done
 
@@ -201,6 +196,6 @@ class Deployment:
             return ray.get(getattr(self._dispatcher, method).remote(*arguments), timeout=_ASK_S)
         except RayTaskError as error:
             cause = error.cause
-            raise cause if isinstance(cause, VoiceAgentError) else RolloutFailedError(str(cause)) from error
+            raise cause if isinstance(cause, VoiceAgentError) else RolloutError(str(cause)) from error
         except RayError as error:
-            raise RolloutFailedError(f"the dispatcher does not answer: {type(error).__name__}") from error
+            raise RolloutError(f"the dispatcher does not answer: {type(error).__name__}") from error

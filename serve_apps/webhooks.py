@@ -143,7 +143,7 @@ class Webhooks:
             token=token,
             action_url=f"{base}/stream-ended{again}",
             status_url=f"{base}/stream-status",
-            about={"caller": form.get("From"), "called": form.get("To")},
+            about={"caller": form.get("From"), "called": form.get("To"), "stream": str(attempt or "")},
         )
 
     async def _after_stream(self, form: Form, attempt: int) -> str:

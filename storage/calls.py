@@ -26,7 +26,7 @@ _CALL_COLUMNS = (
 )
 _TURN_COLUMNS = (
     "turn, kind, outcome, caller_text_pii, caller_confidence, agent_text_pii, heard_text_pii, sources, "
-    "failed_stages, speculations, times_ms, v2v_self_ms, engines, fillers"
+    "failed_stages, speculations, times_ms, v2v_self_ms, engines, fillers, epoch, code"
 )
 
 
@@ -84,26 +84,43 @@ class CallRepository:
         )
 
     async def save_turn(self, record: TurnRecord) -> None:
-        """Keep a turn; a newer record of the same turn replaces it. Makes the call's row when it is not there yet."""
+        """Keep a turn; a newer record of the same turn replaces it. Makes the call's row when it is not there yet.
+
+        A record of an older epoch than the one that is kept changes nothing.
+        """
         call_id = _clean(record.call_id)
         async with self._database.transaction() as connection:
             await connection.execute("INSERT INTO calls (call_id) VALUES ($1) ON CONFLICT DO NOTHING", call_id)
-            await connection.execute(_UPSERT_TURN, *_turn_values(record))
+            if not await connection.fetchval(_UPSERT_TURN, *_turn_values(record)):
+                return
             await connection.execute("DELETE FROM tool_calls WHERE call_id = $1 AND turn = $2", call_id, record.turn)
             await connection.executemany(
                 "INSERT INTO tool_calls (call_id, turn, position, name) VALUES ($1, $2, $3, $4)",
                 [(call_id, record.turn, position, _clean(name)) for position, name in enumerate(record.tool_calls)],
             )
 
-    async def end_call(self, record: CallRecord) -> None:
-        """A call is over. What the record leaves empty does not overwrite what ``start_call`` knew."""
+    async def move_call(self, call_id: str, epoch: int) -> None:
+        """A call has a new owner: what an older one says of its end, or asks of tools, is refused from here on."""
         await self._database.execute(
-            "INSERT INTO calls (call_id, caller_pii, called, duration_ms, turns, barge_ins, end_reason, counters) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) "
+            "INSERT INTO calls (call_id, epoch) VALUES ($1, $2) "
+            "ON CONFLICT (call_id) DO UPDATE SET epoch = GREATEST(calls.epoch, EXCLUDED.epoch)",
+            _clean(call_id),
+            epoch,
+        )
+
+    async def end_call(self, record: CallRecord) -> None:
+        """A call is over. What the record leaves empty does not overwrite what ``start_call`` knew.
+
+        The word of an owner that was replaced changes nothing.
+        """
+        await self._database.execute(
+            "INSERT INTO calls (call_id, caller_pii, called, duration_ms, turns, barge_ins, end_reason, counters, "
+            "epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) "
             "ON CONFLICT (call_id) DO UPDATE SET caller_pii = COALESCE(NULLIF(EXCLUDED.caller_pii, ''), "
             "calls.caller_pii), called = COALESCE(NULLIF(EXCLUDED.called, ''), calls.called), "
             "duration_ms = EXCLUDED.duration_ms, turns = EXCLUDED.turns, barge_ins = EXCLUDED.barge_ins, "
-            "end_reason = EXCLUDED.end_reason, counters = EXCLUDED.counters",
+            "end_reason = EXCLUDED.end_reason, counters = EXCLUDED.counters, "
+            "epoch = GREATEST(calls.epoch, EXCLUDED.epoch) WHERE EXCLUDED.epoch = 0 OR calls.epoch <= EXCLUDED.epoch",
             _clean(record.call_id),
             _clean(record.caller_pii),
             _clean(record.called),
@@ -112,6 +129,7 @@ class CallRepository:
             record.barge_ins,
             _clean(record.end_reason) or "failed",
             record.counters,
+            record.epoch,
         )
 
     async def add_carrier_event(self, event: CarrierEvent) -> bool:
@@ -174,9 +192,10 @@ class CallRepository:
 
 _TURN_FIELDS = "call_id, " + _TURN_COLUMNS
 _UPSERT_TURN = (
-    f"INSERT INTO turns ({_TURN_FIELDS}) VALUES ({', '.join(f'${n}' for n in range(1, 16))}) "
+    f"INSERT INTO turns ({_TURN_FIELDS}) VALUES ({', '.join(f'${n}' for n in range(1, 18))}) "
     "ON CONFLICT (call_id, turn) DO UPDATE SET "
     + ", ".join(f"{name} = EXCLUDED.{name}" for name in _TURN_COLUMNS.split(", ") if name != "turn")
+    + " WHERE turns.epoch <= EXCLUDED.epoch RETURNING true AS kept"
 )
 
 
@@ -198,6 +217,8 @@ def _turn_values(record: TurnRecord) -> tuple[object, ...]:
         record.v2v_self_reported_ms,
         dict(record.engines),
         record.fillers,
+        record.epoch,
+        _clean(record.code),
     )
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from storage.database import Database
-from voice_agent.errors import StorageError
+from voice_agent.errors import ProtocolError, StorageError
 from voice_agent.plan import Outcome
 from voice_agent.tools import ToolRequest
 
@@ -23,6 +23,7 @@ _TAKE = (
     "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (idempotency_key) DO NOTHING RETURNING true AS taken"
 )
 _KEEP = "UPDATE tool_runs SET ok = $2, code = $3, value_pii = $4, say_pii = $5, masked = $6 WHERE idempotency_key = $1"
+_FENCE = "SELECT epoch FROM calls WHERE call_id = $1"
 _FIND = "SELECT name, ok, code, value_pii, say_pii, masked FROM tool_runs WHERE idempotency_key = $1"
 
 Effect = Callable[["Run"], Awaitable[Outcome]]
@@ -86,9 +87,15 @@ class ToolRunRepository:
             effect: what is to be done.
             mask: the outcome as the ledger keeps it. Whoever asks again is given that one.
             repeatable: ``effect`` changes nothing, so it is done anew for who asks again where something was masked.
+
+        Raises:
+            ProtocolError: the request is of an owner of the call that was replaced.
         """
         key = _clean(request.idempotency_key)
         async with self._database.transaction() as connection:
+            epoch = await connection.fetchval(_FENCE, _clean(request.call_id)) or 0
+            if 0 < request.epoch < epoch:
+                raise ProtocolError(f"epoch {request.epoch} of call {request.call_id} is over: it is in epoch {epoch}")
             taken = await connection.fetchval(
                 _TAKE,
                 key,

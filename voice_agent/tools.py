@@ -119,7 +119,7 @@ class ToolRequest:
     """One run of a tool.
 
     ``idempotency_key`` names the run, however often it is asked for: the effect happens once, and every request gets
-    the same outcome.
+    the same outcome. A request of an owner of the call that was replaced (``epoch``) is refused; 0: nobody's.
     """
 
     call_id: str
@@ -129,6 +129,7 @@ class ToolRequest:
     arguments: Mapping[str, Any]
     idempotency_key: str
     traceparent: str = ""
+    epoch: int = 0
 
 
 def idempotency_key(call_id: str, turn: int, index: int) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from actors.call.kit import CallKit
@@ -29,7 +30,7 @@ from actors.tasks import LoopLag, TaskKeeper, keep_out_of_collections
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
-from voice_agent.errors import ProtocolError
+from voice_agent.errors import ConfigError, ProtocolError
 from voice_agent.metrics import STREAM_LOST
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,14 @@ class CallActor:
             return self._address
 
     async def _start(self) -> HostAddress:
+        _check_code(self._context)
         edges = self._edges or _cluster_edges(self._context)
         await edges.plane.warm()
         settings = self._context.settings
         outbox = JournalOutbox(edges.journal)
         self._tasks.start(outbox.run(), "outbox")
         self._tasks.start(self._lag.run(), "loop-lag")
-        self._kit = CallKit.of(settings, edges.plane, outbox)
+        self._kit = replace(CallKit.of(settings, edges.plane, outbox), code=self._context.code.version)
         await self._kit.recordings.record(edges.plane, settings.tts.voice)
         self._orphans = Orphans(self._kit.machines, outbox, keep_s=settings.calls.reserve_s)
         self._server = LinkServer(
@@ -241,7 +243,7 @@ class CallActor:
         shell.detach(ORPHANED)
         if not shell.ended and shell.snapshot:
             logger.warning("call without a gateway", extra={"call_id": shell.call_id, "reason": reason})
-            self._orphans.keep(shell.call_id, shell.snapshot, reason)
+            self._orphans.keep(shell.call_id, shell.snapshot, shell.epoch, reason)
 
 
 def _peer(shell: CallShell) -> str:
@@ -259,3 +261,13 @@ def _cluster_edges(context: StackContext) -> CallEdges:
         sticky=max(stt.replicas, stt.max_replicas) > 1, deadlines=deadlines_of(context.settings.deadlines)
     )
     return CallEdges(plane, RayJournal(context.settings.ray.namespace), node_address())
+
+
+def _check_code(context: StackContext) -> None:
+    """An actor that was made for a package runs in its folder, and must have imported the code there and no other.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if context.code.package and not Path(__file__).resolve().is_relative_to(Path.cwd().resolve()):
+        raise ConfigError(f"a call actor of code {context.code.version} runs what is in {Path(__file__).parents[2]}")

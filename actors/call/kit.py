@@ -61,6 +61,10 @@ class Machine(Protocol):
         """The newest time it was told."""
 
     @property
+    def turn(self) -> int:
+        """Number of the newest agent turn."""
+
+    @property
     def between_turns(self) -> bool:
         """Nobody speaks, and nothing is under way."""
 
@@ -154,6 +158,7 @@ class CallKit:
         top_k: passages per question.
         voice: of the synthesiser.
         event_log: whether events and commands go to the journal.
+        code: version of the code that runs here, for turn records.
         recordings: the agent's own phrases as audio, for when no engine speaks.
         wall_clock: Unix time in s, for the record of the call's start only.
     """
@@ -165,6 +170,7 @@ class CallKit:
     top_k: int = 4
     voice: str = ""
     event_log: bool = True
+    code: str = ""
     recordings: Recordings = field(default_factory=Recordings)
     wall_clock: Callable[[], float] = field(default=time.time)
 

@@ -19,6 +19,7 @@ LOST = "gateway_lost"
 @dataclass(frozen=True, slots=True)
 class _Orphan:
     snapshot: bytes
+    epoch: int
     reason: str
     expiry: asyncio.TimerHandle
 
@@ -41,11 +42,11 @@ class Orphans:
         """Whether a call waits here."""
         return call_id in self._waiting
 
-    def keep(self, call_id: str, snapshot: bytes, reason: str = LOST) -> None:
-        """Keep the newest state of a call; ``reason`` is the end that is recorded when nobody comes for it."""
+    def keep(self, call_id: str, snapshot: bytes, epoch: int, reason: str = LOST) -> None:
+        """Keep the newest state of a call, written in ``epoch``; ``reason`` is the end recorded when nobody comes."""
         self.take(call_id)
         expiry = asyncio.get_running_loop().call_later(self._keep_s, self._lose, call_id)
-        self._waiting[call_id] = _Orphan(snapshot, reason, expiry)
+        self._waiting[call_id] = _Orphan(snapshot, epoch, reason, expiry)
 
     def take(self, call_id: str) -> bytes:
         """The state of a call that has found a gateway; empty when it is not here."""
@@ -70,7 +71,7 @@ class Orphans:
 
     def _lose(self, call_id: str) -> None:
         """Nobody came: let the dialog end itself, so that its turn and its call are on record."""
-        reason = self._waiting[call_id].reason
+        reason, epoch = self._waiting[call_id].reason, self._waiting[call_id].epoch
         try:
             machine = self._machines.restore(msgpack.unpackb(self.take(call_id)))
         except ProtocolError:
@@ -79,4 +80,5 @@ class Orphans:
         machine.receive(CarrierStopped(reason), 0)
         for command in machine.take_commands():
             if isinstance(command, RecordTurn | EndCall):
-                self._outbox.add(command.record)
+                # The call may live elsewhere, where this process was only frozen: the older epoch is refused then.
+                self._outbox.add(replace(command.record, epoch=epoch))

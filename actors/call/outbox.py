@@ -43,7 +43,19 @@ class LogEntries:
     entries: tuple[dict[str, Any], ...]
 
 
-JournalRecord = CallBegan | LogEntries | TurnRecord | CallRecord
+@dataclass(frozen=True, slots=True)
+class CallMoved:
+    """A call has a new owner; what an older one says from here on is refused.
+
+    ``turn`` is the newest turn at that moment: an older owner may still tell of turns up to it, which it had ended.
+    """
+
+    call_id: str
+    epoch: int
+    turn: int
+
+
+JournalRecord = CallBegan | CallMoved | LogEntries | TurnRecord | CallRecord
 
 
 class JournalPort(Protocol):

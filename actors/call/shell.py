@@ -13,7 +13,7 @@ import msgpack
 
 from actors.call.kit import CallKit, GatewayPort, Machine
 from actors.call.log import CallLog
-from actors.call.outbox import CallBegan
+from actors.call.outbox import CallBegan, CallMoved
 from actors.call.turn_jobs import JobContext, TurnJobs, Utterances
 from actors.link.messages import HANDED_OVER, Attach, Control, Play, Snapshot, ToGateway
 from voice_agent.dialog.commands import (
@@ -229,6 +229,7 @@ class CallShell:
         for utterance, offset_samples, audio in early:
             self.audio(utterance, offset_samples, audio)
         if self._attach.snapshot:
+            self._kit.outbox.add(CallMoved(self.call_id, self.epoch, self._machine.turn))
             self._snapshot_due_s = self._loop.time()
             self._log.note(self._now_ms(), "reconnected" if self._reconnected else "taken_over", epoch=self.epoch)
             if self._reconnected:
@@ -331,12 +332,12 @@ class CallShell:
     def _record_turn(self, command: RecordTurn) -> None:
         self._turns += 1
         self._jobs.cancel(command.record.turn)
-        self._kit.outbox.add(command.record)
+        self._kit.outbox.add(replace(command.record, epoch=self.epoch, code=self._kit.code))
 
     def _end_call(self, command: EndCall) -> None:
         self._control("hang_up", reason=command.reason)
         self._log.close()
-        self._kit.outbox.add(command.record)
+        self._kit.outbox.add(replace(command.record, epoch=self.epoch))
         self._ended = True
         self._over = self._over or command.reason or "ended"
 
@@ -377,6 +378,7 @@ class CallShell:
                 duration_ms=self._now_ms(),
                 turns=self._turns,
                 end_reason="failed",
+                epoch=self.epoch,
             )
         )
 

@@ -17,8 +17,8 @@ TOOL_MARGIN_S: Final = 1.5
 """Beyond a tool's own timeout: the way there and back, and one more try at another replica."""
 
 
-async def outcome_of(plane: ModelPlane, call_id: str, traceparent: str, command: RunTool) -> Outcome:
-    """Run a tool and give its outcome.
+async def outcome_of(plane: ModelPlane, call_id: str, traceparent: str, command: RunTool, *, epoch: int = 0) -> Outcome:
+    """Run a tool for the owner of the call that ``epoch`` numbers, and give its outcome.
 
     Raises:
         DeadlineExceededError: no answer within the tool's timeout and a margin.
@@ -37,6 +37,7 @@ async def outcome_of(plane: ModelPlane, call_id: str, traceparent: str, command:
         arguments=command.arguments,
         idempotency_key=tools.idempotency_key(call_id, command.turn, command.index),
         traceparent=traceparent,
+        epoch=epoch,
     )
     give_up_at_s = asyncio.get_running_loop().time() + spec.timeout_ms / 1000 + TOOL_MARGIN_S
     return await answer_of(lambda: plane.run_tool(request), give_up_at_s)

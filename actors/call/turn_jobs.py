@@ -210,7 +210,9 @@ class TurnJobs:
 
     async def _run_tool(self, command: RunTool, emit: Emit) -> None:
         context = self._context
-        outcome = await outcome_of(context.kit.plane, context.call_id, context.traceparent, command)
+        outcome = await outcome_of(
+            context.kit.plane, context.call_id, context.traceparent, command, epoch=context.epoch
+        )
         emit(ToolFinished(command.turn, command.index, outcome))
         if command.name == END_CALL and outcome.ok:
             emit(HangUpRequested("goodbye"))

@@ -33,7 +33,7 @@ IDLE: Final = ("idle", "done", "failed")
 class RolloutError(VoiceAgentError):
     """New code did not take over; the calls are where they were."""
 
-    code = "rollout"
+    code = "rollout_failed"
 
 
 class Rollout:

@@ -57,6 +57,8 @@ RETRY_S: Final = 0.1
 MOST_HOSTS: Final = 5
 """Hosts tried one after another before a call is given up."""
 UNCONFIRMED_EVENTS: Final = 256
+STREAM_EPOCHS: Final = 1000
+"""Epochs of one stream; the next stream of a call, by whatever gateway, begins above them all."""
 MOVED: Final = "moved"
 MOVE_S: Final = 5.0
 """An actor that a call is moved to says within this time that it has it."""
@@ -117,7 +119,7 @@ class GatewayCall:
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._zero_s = time.monotonic()
-        self._epoch = 0
+        self._epoch = self._first_epoch = STREAM_EPOCHS * _number(start.parameters.get("stream", ""))
         self._snapshot = b""
         self._told = 0
         self._unconfirmed: deque[tuple[int, Event]] = deque(maxlen=UNCONFIRMED_EVENTS)
@@ -241,7 +243,7 @@ class GatewayCall:
         if self._over:
             return True
         self._epoch += 1
-        self._counters.takeovers += self._epoch > 1
+        self._counters.takeovers += self._epoch > self._first_epoch + 1
         self._clock.found(address.host_id)
         self._hand_over(link)
         return not link.connection.closed
@@ -503,3 +505,8 @@ class GatewayCall:
             step()
         except Exception as error:  # noqa: BLE001 - the call border
             self.fault(error)
+
+
+def _number(text: str) -> int:
+    """How many streams the call had before, as the ingress told the carrier."""
+    return int(text) if text.isdecimal() and len(text) < 5 else 0

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from prometheus_client import start_http_server
 
-from actors.call.outbox import CallBegan, JournalRecord, LogEntries
+from actors.call.outbox import CallBegan, CallMoved, JournalRecord, LogEntries
 from actors.journal.call_files import CallFiles
 from actors.journal.instruments import Instruments
 from actors.journal.record_writer import PostgresStore, RecordStore, RecordWriter
@@ -41,12 +41,17 @@ FLUSH_S: Final = 5.0
 
 @dataclass(slots=True)
 class _Call:
-    """What is in memory of a call. ``newest`` is (epoch, n) of its last log entry."""
+    """What is in memory of a call. ``newest`` is (epoch, n) of its last log entry.
+
+    ``epoch`` numbers its newest owner, ``epoch_turn`` the turn at which that one took it over.
+    """
 
     entries: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=TAIL))
     turns: dict[int, TurnRecord] = field(default_factory=dict)
     sequence: int = 0
     newest: tuple[int, int] = (0, 0)
+    epoch: int = 0
+    epoch_turn: int = 0
     began: bool = False
     started_at_s: float = 0.0
     ended: bool = False
@@ -126,6 +131,8 @@ class Journal:
                 await self._log(record.call_id, self._fresh(record))
             elif isinstance(record, CallBegan):
                 self._began(record)
+            elif isinstance(record, CallMoved):
+                self._moved(record)
             elif isinstance(record, TurnRecord):
                 await self._turn(record)
             else:
@@ -210,8 +217,28 @@ class Journal:
                 self._spans.began(record)
         self._put(record)
 
+    def _moved(self, record: CallMoved) -> None:
+        call = self._call(record.call_id)
+        if record.epoch > call.epoch:
+            call.epoch, call.epoch_turn = record.epoch, record.turn
+        self._put(record)
+
+    def _overtaken(self, record: TurnRecord | CallRecord) -> bool:
+        """Whether it is the word of an owner that was only frozen: the call went on elsewhere without it."""
+        call = self._call(record.call_id)
+        if not 0 < record.epoch < call.epoch:
+            return False
+        if isinstance(record, TurnRecord):
+            known = call.turns.get(record.turn)
+            if record.turn <= call.epoch_turn and (known is None or known.epoch <= record.epoch):
+                return False  # it had ended that turn while the call was still its own
+        logger.warning("record of a former owner refused", extra={"call_id": record.call_id, "epoch": record.epoch})
+        return True
+
     async def _turn(self, record: TurnRecord) -> None:
         call = self._call(record.call_id)
+        if self._overtaken(record):
+            return
         if record.turn not in call.turns:
             self._instruments.turn(record)
             if self._spans is not None:
@@ -223,6 +250,8 @@ class Journal:
 
     def _ended(self, record: CallRecord) -> None:
         call = self._call(record.call_id)
+        if self._overtaken(record):
+            return
         if not call.ended:
             call.ended = True
             self._instruments.call_ended(record)
@@ -230,7 +259,7 @@ class Journal:
                 self._spans.ended(record)
         self._put(record)
 
-    def _put(self, record: CallBegan | TurnRecord | CallRecord) -> None:
+    def _put(self, record: CallBegan | CallMoved | TurnRecord | CallRecord) -> None:
         self._writer.put(record)
         self._gauges()
 

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from actors.call.outbox import CallBegan
+from actors.call.outbox import CallBegan, CallMoved
 from voice_agent.dialog.records import CallRecord, StageTimes, TurnRecord
 from voice_agent.errors import ProtocolError
 
-StoredRecord = CallBegan | TurnRecord | CallRecord
+StoredRecord = CallBegan | CallMoved | TurnRecord | CallRecord
 """What Postgres keeps."""
 
-_KINDS: dict[str, type[StoredRecord]] = {"began": CallBegan, "turn": TurnRecord, "ended": CallRecord}
+_KINDS: dict[str, type[StoredRecord]] = {
+    "began": CallBegan,
+    "moved": CallMoved,
+    "turn": TurnRecord,
+    "ended": CallRecord,
+}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 

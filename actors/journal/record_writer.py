@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from actors.call.outbox import CallBegan
+from actors.call.outbox import CallBegan, CallMoved
 from actors.journal.record_codec import StoredRecord
 from actors.journal.spool import Spool
 from storage.calls import CallRepository
@@ -56,6 +56,8 @@ class PostgresStore:
             self._calls = CallRepository(self._database)
         if isinstance(record, CallBegan):
             await self._calls.start_call(record.call_id, record.caller_pii, record.called, record.started_at_s)
+        elif isinstance(record, CallMoved):
+            await self._calls.move_call(record.call_id, record.epoch)
         elif isinstance(record, TurnRecord):
             await self._calls.save_turn(record)
         else:

@@ -31,7 +31,9 @@ def stream(answer: httpx.Response) -> tuple[dict[str, str], dict[str, str], str]
     connect = ElementTree.fromstring(answer.text)[0]
     (found,) = connect
     parameters = {parameter.get("name"): parameter.get("value") or "" for parameter in found}
-    assert set(parameters) == {"token", "caller", "called"}
+    assert set(parameters) - {"stream"} == {"token", "caller", "called"}
+    # Each stream of a call is numbered, so that what was said of an earlier one is known to be older.
+    assert parameters.get("stream", "") == (connect.get("action") or "").partition("?attempt=")[2]
     assert (parameters["caller"], parameters["called"]) == ("+3225550100", "+3225550199")
     return dict(connect.attrib), dict(found.attrib), parameters["token"]
 

@@ -36,6 +36,7 @@ class TurnRecord:
     ``kind`` is greeting, reply, reprompt, apology, filler or goodbye. ``outcome`` is completed, interrupted or cut (the
     leg went away). ``speculations`` counts replies prepared for this turn, the kept one included. ``engines`` says
     which engine really answered, by stage (stt, llm, tts); ``fillers`` counts recorded phrases that broke a silence.
+    ``epoch`` and ``code`` are filled in by the shell: which owner of the call wrote it, and the version of its code.
     """
 
     call_id: str
@@ -53,6 +54,8 @@ class TurnRecord:
     failed_stages: tuple[str, ...] = ()
     engines: dict[str, str] = field(default_factory=dict)
     fillers: int = 0
+    epoch: int = 0
+    code: str = ""
 
     @property
     def v2v_self_reported_ms(self) -> int | None:
@@ -64,7 +67,10 @@ class TurnRecord:
 
 @dataclass(slots=True)
 class CallRecord:
-    """The whole call. ``end_reason``: one of ``voice_agent.metrics.END_REASONS``, a transfer with its target."""
+    """The whole call. ``end_reason``: one of ``voice_agent.metrics.END_REASONS``, a transfer with its target.
+
+    ``epoch`` as in ``TurnRecord``; 0: not written by an owner of the call.
+    """
 
     call_id: str
     caller_pii: str = ""
@@ -74,3 +80,4 @@ class CallRecord:
     barge_ins: int = 0
     end_reason: str = ""
     counters: dict[str, int] = field(default_factory=dict)
+    epoch: int = 0
