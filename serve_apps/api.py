@@ -75,6 +75,7 @@ class TurnDetail(BaseModel):
     v2v_self_ms: int | None
     engines: dict[str, str]
     fillers: int
+    code: str
 
 
 class CarrierEventDetail(BaseModel):

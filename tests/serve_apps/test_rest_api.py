@@ -37,6 +37,7 @@ TURN: dict[str, Any] = {
     "v2v_self_ms": None,
     "engines": {},
     "fillers": 0,
+    "code": "",
 }
 
 ROUTES = [
