@@ -271,22 +271,22 @@ class GatewayCall:
 
         Until the ``Attach`` the former host has the call; from then on its epoch is over.
         """
-        self._target = None
+        self._target = link = None
         self._changed.clear()
         try:
             async with asyncio.timeout(CLAIM_S) as self._scope:
                 link = await self._services.links.attach(address, self)
         except (OSError, VoiceAgentError) as error:
             logger.warning("call not moved", extra={"call_id": self.call_id, "reason": repr(error)})
-            self._settle_move()
-            if self._link is not None and not self._over:
-                await self._changed.wait()
-            return former.address.host_id
         finally:
             self._scope = None
-        if self._over:
-            self._services.links.detach(link, self)
-            return address.host_id
+        if link is None or self._over:
+            self._settle_move()
+            if link is not None:
+                self._services.links.detach(link, self)
+            elif self._link is not None and not self._over:
+                await self._changed.wait()
+            return former.address.host_id
         self._clock.lost(MOVED)
         self._link = link
         self._epoch = self._move_epoch = self._epoch + 1
