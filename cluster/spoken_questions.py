@@ -14,7 +14,7 @@ from engines import registry
 from kb.evaluate import evaluate as measure
 from kb.evaluate import load_questions
 from loadtest.speech import CallerSpeech
-from voice_agent.dialog.listening import words_of
+from voice_agent.dialog.completeness import words_of
 from voice_agent.errors import ConfigError
 from voice_agent.ports import SpeechToTextEngine
 

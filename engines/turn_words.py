@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from voice_agent.dialog.listening import Completeness, completeness
+from voice_agent.dialog.completeness import Completeness, completeness
 from voice_agent.ports import Capabilities
 
-_PROBABILITY = {Completeness.COMPLETE: 0.85, Completeness.OPEN: 0.5, Completeness.INCOMPLETE: 0.1}
+_PROBABILITY = {
+    Completeness.COMPLETE: 0.85,
+    Completeness.OPEN: 0.5,
+    Completeness.SPELLING: 0.2,
+    Completeness.INCOMPLETE: 0.1,
+}
 
 
 class TurnWords:

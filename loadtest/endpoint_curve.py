@@ -21,7 +21,7 @@ from loadtest.sounds import has_words, pieces
 from loadtest.speech import CallerSpeech, background, with_noise
 from voice_agent.audio.g711 import SILENCE, mulaw_decode
 from voice_agent.audio.levels import loud_frames
-from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge
+from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge, surprises
 from voice_agent.dialog.policy import TurnPolicy
 from voice_agent.errors import EngineUnavailableError
 from voice_agent.ports import TurnModel
@@ -223,24 +223,32 @@ def scaled(policy: TurnPolicy, scale: float) -> TurnPolicy:
     )
 
 
-def point(name: str, silence: Silence, lines: Sequence[HeardLine]) -> CurvePoint:
+def surprises_by(model: bool) -> Callable[[HeardPause], bool]:
+    """Whether a pause came where the words, or with ``model`` the turn model, did not announce it."""
+    return lambda pause: surprises(judge(pause.text, None, pause.complete if model else None))
+
+
+def point(name: str, silence: Silence, lines: Sequence[HeardLine], *, model: bool = False) -> CurvePoint:
     """One policy over turns that were heard; callers are learnt from turn to turn."""
     cut, delays = 0, list[int]()
     call, learnt, unbroken = "", list[int](), 0
+    learns = surprises_by(model)
     for line in lines:
         if not line.pauses:
             continue
         if line.call != call:
             call, learnt, unbroken = line.call, [], 0
-        was_cut = False
+        was_cut, longest, surprised = False, 0, False
         for pause in line.pauses:
-            ends_ms = pause.end_ms + silence(pause, Pace(learnt, unbroken))
+            ends_ms = pause.end_ms + silence(pause, Pace(learnt, unbroken, longest))
             if pause.resumed_ms is None or pause.next_ms is None:
                 delays.append(ends_ms - line.end_ms)
             else:
                 was_cut = was_cut or ends_ms <= pause.resumed_ms
-                learnt = [*learnt, pause.next_ms - pause.end_ms][-PAUSES_KEPT:]
-        unbroken = 0 if line.broken else unbroken + 1
+                longest = max(longest, pause.next_ms - pause.end_ms)
+                if learns(pause):
+                    learnt, surprised = [*learnt, pause.next_ms - pause.end_ms][-PAUSES_KEPT:], True
+        unbroken = 0 if surprised else unbroken + 1
         cut += was_cut
     return CurvePoint(name, len(delays), cut, sum(delays) / len(delays) if delays else 0.0)
 
@@ -253,6 +261,6 @@ def curves(lines: Sequence[HeardLine], policy: TurnPolicy) -> dict[str, list[Cur
     }
     if any(pause.complete is not None for line in lines for pause in line.pauses):
         found["adaptive with Smart Turn"] = [
-            point(f"x {scale:g}", adaptive(scaled(policy, scale), model=True), lines) for scale in SCALES
+            point(f"x {scale:g}", adaptive(scaled(policy, scale), model=True), lines, model=True) for scale in SCALES
         ]
     return found

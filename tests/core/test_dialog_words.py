@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voice_agent.dialog.clauses import ClauseSplitter
+from voice_agent.dialog.completeness import Completeness, completeness
 from voice_agent.dialog.heard import heard_prefix, word_ends
 from voice_agent.dialog.history import History
 from voice_agent.dialog.listening import (
-    Completeness,
     Pace,
-    completeness,
     endpoint_silence_ms,
     interrupts,
     is_backchannel,
     is_echo,
     judge,
     sure_enough,
+    surprises,
 )
 from voice_agent.dialog.policy import TurnPolicy
 from voice_agent.ports import Message
@@ -108,11 +108,24 @@ def test_the_engines_own_word_times_count() -> None:
         ("", Completeness.INCOMPLETE),
         ("when do you open on saturday", Completeness.COMPLETE),
         ("i would like to", Completeness.INCOMPLETE),
-        ("my number is four one", Completeness.INCOMPLETE),
+        ("my number is four one", Completeness.SPELLING),
+        ("my number is one", Completeness.SPELLING),
+        ("how much does it cost to rent a", Completeness.INCOMPLETE),
+        ("what time do you open on", Completeness.INCOMPLETE),
+        ("i have a question", Completeness.INCOMPLETE),
+        ("i would like to order some", Completeness.INCOMPLETE),
+        ("i need", Completeness.INCOMPLETE),
+        ("what do you need", Completeness.COMPLETE),
+        ("can i pay", Completeness.OPEN),
+        ("how much does the delivery", Completeness.OPEN),
+        ("my name is bell", Completeness.OPEN),
+        ("do you open at nine", Completeness.COMPLETE),
+        ("thank you very much", Completeness.COMPLETE),
+        ("tell me about that", Completeness.COMPLETE),
         ("what time do you", Completeness.INCOMPLETE),
         ("when can i", Completeness.INCOMPLETE),
         ("i thank you", Completeness.COMPLETE),
-        ("five", Completeness.INCOMPLETE),
+        ("five", Completeness.SPELLING),
         ("goodbye", Completeness.OPEN),
         ("no", Completeness.OPEN),
     ],
@@ -152,7 +165,23 @@ def test_the_callers_own_pauses_teach() -> None:
     assert slow.fit(policy.endpoint_short_ms, policy) > 800
     assert slow.fit(policy.endpoint_short_ms, policy) <= policy.endpoint_long_ms
     assert policy.endpoint_min_ms <= quick.fit(policy.endpoint_short_ms, policy) < policy.endpoint_short_ms
-    assert Pace([700]).fit(300, policy) == 300, "one pause is no habit"
+    assert Pace([700]).fit(300, policy) > 700, "who was cut off once gets patience at once"
+    assert Pace([700], unbroken_turns=3).fit(300, policy) < 300, "and loses it when it is not needed"
+
+
+def test_only_a_pause_that_the_words_did_not_announce_teaches() -> None:
+    assert [surprises(judged) for judged in (Completeness.COMPLETE, Completeness.OPEN, None)] == [True] * 3
+    assert not surprises(Completeness.INCOMPLETE)
+    assert not surprises(Completeness.SPELLING)
+
+
+def test_figures_wait_by_their_own_beat() -> None:
+    policy = TurnPolicy()
+    waits = [endpoint_silence_ms(Completeness.SPELLING, Pace(in_turn_ms=ms), policy) for ms in (200, 400, 600, 1000)]
+    assert waits == sorted(waits)
+    assert waits[0] >= policy.endpoint_ms
+    assert 600 < waits[2] <= waits[3] == policy.endpoint_long_ms
+    assert 700 < endpoint_silence_ms(Completeness.SPELLING, Pace(), policy) <= policy.endpoint_long_ms
 
 
 @pytest.mark.parametrize(

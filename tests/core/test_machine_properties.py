@@ -81,7 +81,8 @@ class AnyOrder(RuleBasedStateMachine):
                 assert command.turn not in self.interrupted
                 assert command.text.strip()
                 self.start(("synthesise", command.turn, command.clause))
-                if not command.recorded:  # a phrase that breaks a silence is no part of what is to be said
+                # A phrase that breaks a silence is no part of what is to be said.
+                if command.text not in (self.machine.agent.filler, self.machine.agent.hold):
                     self.spoken[command.turn, command.clause] = command.text
             case c.RunTool():
                 assert command.turn in self.released, "a tool of a turn that may still be dropped"

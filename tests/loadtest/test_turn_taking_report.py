@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 from loadtest.endpoint_curve import (
     FIXED_MS,
@@ -112,15 +113,22 @@ def test_a_turn_model_has_a_curve_of_its_own_where_there_is_one():
 
 def test_a_caller_is_learnt_within_a_call_and_forgotten_after_it():
     said = [HeardLine("c", "x", 3000, HESITATING.pauses) for _ in range(3)]
+    assert lessons([*said, PLAIN]) == [(), ()], "everybody pauses where the words say that more is to come"
+    surprising = tuple(replace(pause, text="when are you open") for pause in HESITATING.pauses)
+    said = [HeardLine("c", "x", 3000, surprising) for _ in range(3)]
+    assert lessons([*said, PLAIN]) == [(500, 500, 500), ()]
+
+
+def lessons(lines):
+    """What was learnt at the last pause of the last caller but one, and of the last caller."""
     silences = []
 
     def silence(pause, pace):
         silences.append(tuple(pace.pauses_ms))
         return 500
 
-    point("x", silence, [*said, PLAIN])
-    assert silences[-2] == (500, 500, 500)
-    assert silences[-1] == ()
+    point("x", silence, lines)
+    return silences[-2:]
 
 
 def test_turns_are_those_said_into_silence_with_pauses_at_several_lengths():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from voice_agent.dialog.commands import Transcribe
+from voice_agent.dialog.completeness import Completeness, same_words
 from voice_agent.dialog.events import LoadChanged, SpeechFaded, SpeechRose, TranscriptReady
 from voice_agent.dialog.filling import Filling
-from voice_agent.dialog.listening import Completeness, judge, same_words
+from voice_agent.dialog.listening import judge
 
 SURE_WORDS = 0.7
 """An early reply is made as if its words were sure; final words less sure than this get a reply of their own."""

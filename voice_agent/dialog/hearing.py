@@ -5,6 +5,7 @@ from __future__ import annotations
 from voice_agent.dialog.commands import (
     Transcribe,
 )
+from voice_agent.dialog.completeness import Completeness
 from voice_agent.dialog.events import (
     DtmfReceived,
     SpeechPaused,
@@ -13,7 +14,7 @@ from voice_agent.dialog.events import (
     TranscriptReady,
 )
 from voice_agent.dialog.foreseeing import Foreseeing
-from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge
+from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge, surprises
 from voice_agent.dialog.records import StageTimes
 from voice_agent.dialog.state import State, Timer, Utterance
 
@@ -48,20 +49,28 @@ class Hearing(Foreseeing):
     def _learn_pause(self, event: SpeechStarted | SpeechResumed) -> None:
         """A pause inside a turn, or one behind a turn that was cut off, tells how this caller speaks."""
         end = self._s.times.speech_end_ms
-        if end is not None and self._s.state in (State.PAUSED, State.THINKING) and event.onset_ms > end:
-            self._s.caller_pauses_ms = [*self._s.caller_pauses_ms, event.onset_ms - end][-PAUSES_KEPT:]
+        if end is None or self._s.state not in (State.PAUSED, State.THINKING) or event.onset_ms <= end:
+            return
+        pause_ms = event.onset_ms - end
+        self._s.turn_pause_ms = max(self._s.turn_pause_ms, pause_ms)
+        if surprises(self._judged()):
+            self._s.caller_pauses_ms = [*self._s.caller_pauses_ms, pause_ms][-PAUSES_KEPT:]
             self._s.unbroken_turns = -1
 
     def _set_endpoint(self) -> None:
         """When the turn ends if the caller stays silent, by all that is known now."""
-        utterance = self._s.utterance
-        text = self._s.caller_text()
-        known = utterance is not None and utterance.text is not None
-        complete = utterance.complete if utterance is not None else None
-        judged = judge(text, self.director.finished(self._s.memory, text), complete) if known else None
-        pace = Pace(self._s.caller_pauses_ms, self._s.unbroken_turns)
+        pace = Pace(self._s.caller_pauses_ms, self._s.unbroken_turns, self._s.turn_pause_ms)
         end = self._s.times.speech_end_ms or self._s.now_ms
-        self._at(Timer.ENDPOINT, end + endpoint_silence_ms(judged, pace, self.policy))
+        self._at(Timer.ENDPOINT, end + endpoint_silence_ms(self._judged(), pace, self.policy))
+
+    def _judged(self) -> Completeness | None:
+        """Whether the turn looks complete; None while the words of the newest pause are not known."""
+        utterance = self._s.utterance
+        if utterance is not None and utterance.text is None:
+            return None
+        text = self._s.caller_text()
+        complete = utterance.complete if utterance is not None else None
+        return judge(text, self.director.finished(self._s.memory, text), complete)
 
     def _on_speech_resumed(self, event: SpeechResumed) -> None:
         """The caller goes on: what was prepared is dropped without a trace."""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
+from voice_agent.dialog.completeness import Completeness, completeness, words_of
 from voice_agent.dialog.policy import TurnPolicy
 
 SURE_DONE = 0.8
 SURE_NOT_DONE = 0.3
-PAUSES_TO_LEARN = 2
 PAUSES_KEPT = 12
 TURNS_TO_LEARN = 3
 PAUSE_MARGIN_MS = 120
-
-_WORD = re.compile(r"[a-z0-9']+")
 
 BACKCHANNELS = frozenset(
     """mhm mm hm hmm uh huh uhhuh um er ah oh okay ok right sure yeah yes yep yup aha alright fine good great nice cool
@@ -36,56 +32,6 @@ NOD_CONFIDENCE = 0.25
 """Speech over the agent of up to ``NOD_MS`` is mostly a nod, which a recogniser that does not know it takes for some
 word; so its words must be surer by ``NOD_CONFIDENCE``. From ``REQUEST_MS`` on they need not; in between, in proportion.
 """
-
-_UNFINISHED = frozenset(
-    """a an the and or but so because if when that which who to of in on at for with from about into by as is are was
-    were am be my your our their his her its this these those can could would will shall should may might must do does
-    did i'm you're what where how um uh er like than then not no""".split()
-)
-"""A turn that ends on one of these is rarely over. (``not`` and ``no`` only when more words stand before.)"""
-
-_SPELLED = re.compile(
-    r"^(?:[a-z]|\d+|zero|oh|one|two|three|four|five|six|seven|eight|nine|ten|double|triple|dash|dot|at)$"
-)
-
-
-class Completeness(Enum):
-    """Do the words look like a finished turn?"""
-
-    COMPLETE = "complete"
-    OPEN = "open"
-    INCOMPLETE = "incomplete"
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return _WORD.findall(text.lower())
-
-
-_SPOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-
-
-def same_words(text: str, other: str) -> bool:
-    """Is it the same when spoken? Case, white space and punctuation do not count; in any script."""
-    return _SPOKEN.findall(text.casefold()) == _SPOKEN.findall(other.casefold())
-
-
-_AUXILIARIES = frozenset("do does did can could would will shall should may might must have has had".split())
-_PRONOUNS = frozenset("i you we they he she it".split())
-
-
-def completeness(text: str) -> Completeness:
-    """A pure heuristic on words: trailing function words and spelling are unfinished, longer sentences are finished."""
-    words = words_of(text)
-    if not words:
-        return Completeness.INCOMPLETE
-    if words[-1] in _UNFINISHED and not (len(words) == 1 and words[-1] in ("no", "what", "how", "where")):
-        return Completeness.INCOMPLETE
-    if len(words) >= 2 and words[-1] in _PRONOUNS and words[-2] in _AUXILIARIES:
-        return Completeness.INCOMPLETE  # "what time do you"
-    if _SPELLED.match(words[-1]) and (len(words) == 1 or _SPELLED.match(words[-2])):
-        return Completeness.INCOMPLETE
-    return Completeness.COMPLETE if len(words) >= 3 else Completeness.OPEN
 
 
 def judge(text: str, finished: bool | None, complete: float | None) -> Completeness:
@@ -112,24 +58,41 @@ def endpoint_silence_ms(judged: Completeness | None, pace: Pace, policy: TurnPol
         return pace.fit(policy.endpoint_ms, policy)
     if judged is Completeness.INCOMPLETE:
         return policy.endpoint_long_ms
+    if judged is Completeness.SPELLING:
+        return pace.between_figures(policy)
     return pace.fit(policy.endpoint_short_ms if judged is Completeness.COMPLETE else policy.endpoint_ms, policy)
+
+
+def surprises(judged: Completeness | None) -> bool:
+    """Did a pause inside a turn come where the words did not announce it? Only such a one says how a caller speaks."""
+    return judged not in (Completeness.INCOMPLETE, Completeness.SPELLING)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a caller's own pauses teach: ``pauses_ms`` inside turns, newest last; turns in a row without one."""
+    """What a caller's own pauses teach.
+
+    ``pauses_ms``: those that surprised, newest last; ``unbroken_turns``: turns in a row without one; ``in_turn_ms``:
+    the longest of any kind in this turn.
+    """
 
     pauses_ms: Sequence[int] = ()
     unbroken_turns: int = 0
+    in_turn_ms: int = 0
 
     def fit(self, silence_ms: int, policy: TurnPolicy) -> int:
-        """Longer for a caller who pauses inside sentences, shorter for one who never does."""
-        if len(self.pauses_ms) >= PAUSES_TO_LEARN:
-            usual = sorted(self.pauses_ms)[(len(self.pauses_ms) * 9 - 1) // 10]
-            return max(silence_ms, min(usual + PAUSE_MARGIN_MS, policy.endpoint_long_ms))
+        """Longer at once for a caller who was cut off or nearly; shorter for one who has not paused for some turns."""
         if self.unbroken_turns >= TURNS_TO_LEARN:
             return max(policy.endpoint_min_ms, silence_ms * 17 // 20)
+        if self.pauses_ms:
+            usual = sorted(self.pauses_ms)[(len(self.pauses_ms) * 9 - 1) // 10]
+            return max(silence_ms, min(usual + PAUSE_MARGIN_MS, policy.endpoint_long_ms))
         return silence_ms
+
+    def between_figures(self, policy: TurnPolicy) -> int:
+        """Figures come in groups at a beat of their own: half as long again as the longest pause so far."""
+        beat_ms = self.in_turn_ms * 3 // 2 if self.in_turn_ms else policy.endpoint_long_ms * 3 // 4
+        return min(policy.endpoint_long_ms, max(policy.endpoint_ms, beat_ms + policy.endpoint_short_ms // 2))
 
 
 def is_backchannel(text: str) -> bool:

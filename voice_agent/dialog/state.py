@@ -83,6 +83,7 @@ class CallState:
     memory: Memory = field(default_factory=Memory)
     digits: str = ""
     caller_pauses_ms: list[int] = field(default_factory=list)
+    turn_pause_ms: int = 0
     unbroken_turns: int = 0
     load: float = 0.0
     jobs: set[Job] = field(default_factory=set)
