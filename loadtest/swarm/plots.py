@@ -73,7 +73,7 @@ def latency(turns: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> 
         axes.set_ylabel("% of turns", fontsize=9)
         axes.set_xlim(left=0)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8.5, frameon=False, loc="lower right")
+            axes.legend(fontsize=8.5, frameon=False, loc="upper left")
 
     return picture(draw)
 
@@ -120,6 +120,7 @@ def stages(turns: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
             axes.text(high, place, f"  {middle:.0f}", va="center", fontsize=8.5, color=INK)
         axes.set_yticks(range(len(rows)), [name.removesuffix("_ms").replace("_", " ") for name, _ in rows])
         axes.invert_yaxis()
+        axes.set_xlim(left=0)
         axes.set_xlabel("ms after the caller's last sound (number: median)", fontsize=9)
 
     return picture(draw, 3.6)
@@ -176,6 +177,7 @@ def lateness(histograms: Sequence[Mapping[int, int]]) -> str:
         if len(late_ms):
             axes.step(late_ms, 100 * passed / passed[-1], where="post", color=_COLOURS[0], linewidth=2)
             axes.set_xscale("symlog", linthresh=1)
+            axes.set_ylim(0, 102)
         axes.set_xlabel("ms late", fontsize=9)
         axes.set_ylabel("% of ticks", fontsize=9)
 
