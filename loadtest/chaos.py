@@ -120,28 +120,31 @@ class Striker:
                 async with asyncio.timeout(_CUE_WITHIN_S):
                     victim = await self._victim(kind, moment)
             except TimeoutError:
-                victim = None
-            if victim is None:
                 self._say(f"{kind} {moment}: nothing to strike")
                 continue
             await self._strike(victim, moment)
 
-    async def _victim(self, kind: str, moment: str) -> Victim | None:
+    async def _victim(self, kind: str, moment: str) -> Victim:
         """Who it hits, at the moment it is to be hit."""
         cue, delay_s = _CUES.get(moment, ("agent_speaks", 0.5))
-        happened = await self._traffic.cue(cue)
-        began_s = time.monotonic()
+        while True:
+            happened = await self._traffic.cue(cue)
+            began_s = time.monotonic()
+            victim = await self._found(kind, happened.call_sid)
+            if victim is not None:
+                break
         if moment == "thinking":
             delay_s += self._traffic.lines_s.get(happened.text_pii, 1.5)
-        if kind == CALL_ACTOR:
-            victim = await self._view.actor_of(happened.call_sid)
-        elif kind == GATEWAY:
-            victim = await self._view.gateway_of(happened.call_sid)
-        else:
-            victim = await asyncio.to_thread(self._view.one_of, kind)
-            victim = victim and replace(victim, calls=tuple(self._traffic.ongoing))
         await asyncio.sleep(max(0.0, began_s + delay_s - time.monotonic()))
         return victim
+
+    async def _found(self, kind: str, call_sid: str) -> Victim | None:
+        if kind == CALL_ACTOR:
+            return await self._view.actor_of(call_sid)
+        if kind == GATEWAY:
+            return await self._view.gateway_of(call_sid)
+        victim = await asyncio.to_thread(self._view.one_of, kind)
+        return victim and replace(victim, calls=tuple(self._traffic.ongoing))
 
     async def _strike(self, victim: Victim, moment: str) -> None:
         before = len(await asyncio.to_thread(self._view.processes, victim.kind))
@@ -199,7 +202,7 @@ async def _judge(
     ]
     agent = AgentSettings(company=_COMPANY)
     said = Said(
-        agent.greeting.format(company=_COMPANY), REPLY, agent.reprompt, agent.filler, agent.apology,
+        agent.greeting.format(company=_COMPANY), REPLY, agent.reprompt, (agent.filler, agent.hold), agent.apology,
         (agent.not_understood, agent.goodbye, agent.silence_goodbye),
     )  # fmt: skip
     heard = phrases_in(mulaw_encode(read_stereo(outcome.recording)[1]), said.all)

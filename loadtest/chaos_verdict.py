@@ -101,14 +101,14 @@ class Said:
     greeting: str
     reply: str
     reprompt: str
-    filler: str
+    fillers: tuple[str, ...]
     apology: str
     others: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
         """Every phrase that may be heard."""
-        return (self.greeting, self.reply, self.reprompt, self.filler, self.apology, *self.others)
+        return (self.greeting, self.reply, self.reprompt, *self.fillers, self.apology, *self.others)
 
 
 def judge_agent(
@@ -120,7 +120,7 @@ def judge_agent(
         after = [phrase for phrase in heard if line.start_ms <= phrase.start_ms < until_ms]
         whole = sum(phrase.whole and phrase.text == said.reply for phrase in after)
         verdict.asked += 1
-        verdict.fillers += sum(phrase.text == said.filler for phrase in after)
+        verdict.fillers += sum(phrase.text in said.fillers for phrase in after)
         verdict.apologies += sum(phrase.text == said.apology for phrase in after)
         if any(line.start_ms - AFTERWARDS_MS <= at_ms < until_ms for at_ms in cut_ms):
             verdict.excused += 1
@@ -128,7 +128,8 @@ def judge_agent(
         verdict.answered += whole > 0
         verdict.repeated += max(0, whole - 1)
         verdict.skipped += whole == 0
-        broken = [phrase for phrase in after if not phrase.whole]
+        # A filler gives way to the answer.
+        broken = [phrase for phrase in after if not phrase.whole and phrase.text not in said.fillers]
         verdict.cut += len(broken)
         if broken or whole != 1:
             what = [(phrase.start_ms, phrase.text[:30], phrase.whole) for phrase in after]

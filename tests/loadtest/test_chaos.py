@@ -22,7 +22,7 @@ from loadtest.chaos_verdict import (
 )
 from loadtest.sampler import CALL_ACTOR
 
-SAID = Said("Hello there.", REPLY, "Are you still there?", "One moment, please.", "I am sorry.")
+SAID = Said("Hello there.", REPLY, "Are you still there?", ("One moment, please.",), "I am sorry.")
 LINES = (SpokenLine("first?", 2000, 3000, False), SpokenLine("second?", 12_000, 13_000, False))
 PAUSE = bytes([SILENT_BYTE]) * 8 * 500
 
@@ -42,11 +42,11 @@ def answer(start_ms: int, *, whole: bool = True, text: str = REPLY) -> Phrase:
 
 
 def test_a_recording_is_read_as_phrases() -> None:
-    recording = spoken(SAID.greeting) + PAUSE + spoken(SAID.filler) + spoken(REPLY)
+    recording = spoken(SAID.greeting) + PAUSE + spoken(SAID.fillers[0]) + spoken(REPLY)
     heard = phrases_in(recording, SAID.all)
     assert [(phrase.text, phrase.whole) for phrase in heard] == [
         (SAID.greeting, True),
-        (SAID.filler, True),
+        (SAID.fillers[0], True),
         (REPLY, True),
     ]
     assert heard[1].start_ms == 2 * WORD_MS + 500
@@ -68,6 +68,8 @@ def test_answers_repeated_cut_and_skipped_are_counted() -> None:
     assert judged(answer(4000), answer(9000), answer(14_000)).repeated == 1
     assert judged(answer(4000), answer(14_000, whole=False)).cut == 1
     assert judged(answer(4000)).skipped == 1
+    late = judged(answer(3900, whole=False, text=SAID.fillers[0]), answer(5000), answer(14_000))
+    assert (late.fillers, late.cut, late.answered) == (1, 0, 2)
     assert judged(answer(4000, text=SAID.apology), answer(14_000)).apologies == 1
 
 
