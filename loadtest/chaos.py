@@ -111,6 +111,7 @@ class Striker:
         self._recovery = Recovery(view, lambda: traffic.ongoing)
         self._say = say
         self.strikes: list[Strike] = []
+        self.missed: list[str] = []
 
     async def run(self, planned: Sequence[tuple[str, str]]) -> None:
         """All of the plan."""
@@ -121,6 +122,7 @@ class Striker:
                     victim = await self._victim(kind, moment)
             except TimeoutError:
                 self._say(f"{kind} {moment}: nothing to strike")
+                self.missed.append(f"{kind} {moment}".strip())
                 continue
             await self._strike(victim, moment)
 
@@ -177,7 +179,8 @@ async def run_chaos(
             )
             for outcome in outcomes
         ]
-    return summarise(describe_machine(), striker.strikes, verdicts, outcomes)
+    report = summarise(describe_machine(), striker.strikes, verdicts, outcomes)
+    return replace(report, missed=tuple(striker.missed))
 
 
 async def _round(

@@ -41,7 +41,7 @@ class KindResult:
 
 @dataclass(frozen=True, slots=True)
 class ChaosReport:
-    """A run."""
+    """A run. ``missed`` are planned strikes for which there was no victim."""
 
     machine: str
     strikes: tuple[Strike, ...]
@@ -49,6 +49,7 @@ class ChaosReport:
     calls: tuple[CallVerdict, ...]
     v2v_ms: Percentiles
     greeting_ms: Percentiles
+    missed: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, int]:
@@ -76,6 +77,7 @@ class ChaosReport:
             )
             if totals[name]
         ]
+        wrong += [f"nothing to strike: {name}" for name in self.missed]
         wrong += [f"{kind.kind} did not come back ({kind.never} times)" for kind in self.kinds if kind.never]
         actors = [ms for strike in self.strikes if strike.kind == CALL_ACTOR for ms in strike.recovered_ms or ()]
         p95 = Percentiles.of(actors).p95

@@ -122,5 +122,6 @@ def test_the_verdict_names_what_is_wrong() -> None:
     never = Strike("journal", "", 0.0, (), None)
     report = summarise("m", [slow, never], [CallVerdict("CA1", lost="carrier: gone", cut=1)], [])
     assert len(report.failures) == 4
+    assert replace(report, missed=("tts",)).failures[2] == "nothing to strike: tts"
     assert "journal did not come back" in " ".join(report.failures)
     assert "900" in report.markdown()
