@@ -384,3 +384,43 @@ def test_words_in_the_middle_of_a_nod_wait_for_its_end_but_for_an_urgent_one(ear
     world.words[2] = "mhm"
     world.run(begin + 20_000)
     assert next(r for r in world.records if r.kind == "reply").outcome == outcome
+
+
+def falling_voice(text: str, final: str) -> World:
+    """A caller whose voice falls 100 ms before the last sound, when ``text`` is known; ``final`` is what was said."""
+    world = World()
+    world.at(0, e.CallStarted("CA1"))
+    world.run(5000)
+    end = world.say(5000, 1, final)
+    world.at(end - 100, e.SpeechFaded(1))
+    world.run(end - 95)
+    number = world.machine._s.pauses
+    world.at(end - 90, e.TranscriptReady(1, number, text, 0.0, False))
+    world.run(end + 4000)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("When do you open?", True), ("when do you", False), ("do you open", False)]
+)
+def test_a_reply_prepared_before_the_pause_is_kept_for_the_same_words_only(text: str, kept: bool) -> None:
+    world = falling_voice(text, "when do you open")
+    record = world.records[-1]
+    assert record.caller_text_pii == "when do you open"
+    assert world.machine._s.counters.get("speculations_early_kept", 0) == kept
+    times = record.times
+    assert times.speech_end_ms is not None
+    assert times.released_ms is not None
+    assert (times.first_token_ms is not None and times.first_token_ms < times.speech_end_ms + 60) == kept
+    assert times.released_ms >= times.speech_end_ms + world.policy.endpoint_min_ms, "never before the endpoint"
+
+
+def test_nothing_is_prepared_early_on_a_busy_plane_or_without_a_budget() -> None:
+    for policy, load in ((TurnPolicy(), 0.5), (TurnPolicy(max_early_speculations=0), 0.0)):
+        world = World(policy)
+        world.at(0, e.CallStarted("CA1"))
+        world.at(10, e.LoadChanged(load))
+        world.at(5000, e.SpeechStarted(1, 4940))
+        world.at(6000, e.SpeechFaded(1))
+        world.run(6100)
+        assert not [command for _, command in world.log if isinstance(command, c.Transcribe)]

@@ -12,8 +12,8 @@ SURE_WORDS = 0.7
 """An early reply is made as if its words were sure; final words less sure than this get a reply of their own."""
 EARLY_TRIES = 16
 EARLY_KEPT_SHARE = 0.1
-EARLY_LOAD_SHARE = 0.5
-"""Of ``speculate_below_load``: words are asked for several times a turn, so it ends sooner than preparing at pauses."""
+EARLY_LOAD_SHARE = 0.15
+"""Of ``speculate_below_load``: most of it is in vain, so it is for a plane with time."""
 
 
 class Foreseeing(Filling):
