@@ -133,6 +133,7 @@ class RayCluster:
         self._size = cluster_size(settings)
         self._temp_dir: Path | None = None
         self._started = False
+        self._dashboard = ""
 
     @property
     def temp_dir(self) -> Path | None:
@@ -157,11 +158,7 @@ class RayCluster:
     @property
     def dashboard_url(self) -> str:
         """Where a local cluster's dashboard is; empty where there is none."""
-        if not self.local or not self._settings.ray.dashboard or not self._started:
-            return ""
-        import ray
-
-        return f"http://{ray.get_dashboard_url()}"  # type: ignore[attr-defined]
+        return f"http://{self._dashboard}" if self._dashboard else ""
 
     @property
     def local(self) -> bool:
@@ -205,11 +202,13 @@ class RayCluster:
         # What half of a start has left behind goes with `stop`, so it counts as started from here on.
         self._started = True
         try:
-            ray.init(**self._options())
+            started = ray.init(**self._options())
         except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
             where = f"the cluster at {self._settings.ray.address}" if not self.local else "a local Ray"
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise RayStartError(f"could not start or reach {where}: {first}") from error
+        if self.local and self._settings.ray.dashboard:
+            self._dashboard = started.dashboard_url or ""
 
     def _options(self) -> dict[str, Any]:
         common: dict[str, Any] = {
