@@ -12,7 +12,7 @@ from local_plane import until
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.call.outbox import CallBegan, LogEntries
+from actors.call.outbox import CallBegan, CallMoved, LogEntries
 from actors.journal.journal import CALLS_KEPT, TAIL, Journal
 from actors.journal.record_codec import from_plain, to_plain
 from actors.journal.spans import CallSpans, SpanNames
@@ -371,3 +371,17 @@ async def test_spans_with_words_only_when_asked():
     spans.close()
     found = {span.name: span for span in exporter.get_finished_spans()}
     assert found["turn"].attributes["voice.pii.caller_text"] == "when do you open"
+
+
+async def test_the_word_of_a_former_owner_is_refused_but_for_turns_it_had_ended(made):
+    journal, store = made.journal, made.store
+    await journal.batch([CallBegan("CA1", "+1", "+2", 1_000_000.0), turn("CA1", 1, epoch=1)])
+    await journal.batch([CallMoved("CA1", 2, 3), turn("CA1", 3, epoch=2)])
+    # Woken up: turn 2 was still on its way when it froze; of turn 3 the next owner has told, turn 4 never was.
+    await journal.batch([turn("CA1", 2, epoch=1), turn("CA1", 3, epoch=1), turn("CA1", 4, epoch=1)])
+    await journal.batch([CallRecord("CA1", end_reason="gateway_lost", epoch=1)])
+    await journal.batch([CallRecord("CA1", end_reason="goodbye", epoch=2)])
+    await made.journal._writer.flush(5)
+    kept = [record for record in store.records if isinstance(record, TurnRecord)]
+    assert [(record.turn, record.epoch) for record in kept] == [(1, 1), (3, 2), (2, 1)]
+    assert [record.end_reason for record in store.records if isinstance(record, CallRecord)] == ["goodbye"]

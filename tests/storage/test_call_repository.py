@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -159,3 +160,25 @@ async def test_columns_with_what_people_said_end_in_pii(database: Database) -> N
     texts = {f"{row['table_name']}.{row['column_name']}" for row in rows if "text" in row["column_name"]}
     assert {"turns.caller_text_pii", "turns.agent_text_pii", "turns.heard_text_pii"} <= texts
     assert [name for name in texts if not name.endswith("_pii")] == []
+
+
+async def test_an_owner_that_was_replaced_overwrites_nothing(calls: CallRepository) -> None:
+    """A process that was frozen wakes up and writes what it thinks became of its call."""
+    await calls.start_call("CA1", "+1", "+2", 1_700_000_000.0)
+    await calls.save_turn(replace(turn(1, text="first"), epoch=1, code="a"))
+    await calls.move_call("CA1", 2)
+    await calls.save_turn(replace(turn(2, text="second"), epoch=2, code="b"))
+    await calls.save_turn(replace(turn(2, text="stale"), epoch=1, tool_calls=("ghost",)))
+    await calls.end_call(replace(ended(), epoch=1, end_reason="gateway_lost"))
+    call = await calls.get_call("CA1")
+    assert call is not None
+    assert call["end_reason"] == ""
+    assert [record["caller_text_pii"] for record in call["turn_records"]] == ["first", "second"]
+    assert [record["code"] for record in call["turn_records"]] == ["a", "b"]
+    assert call["turn_records"][1]["tool_calls"] == ["lookup", "book"]
+    await calls.move_call("CA1", 1)
+    await calls.end_call(replace(ended(), epoch=2))
+    await calls.end_call(replace(ended(), epoch=1, end_reason="gateway_lost"))
+    call = await calls.get_call("CA1")
+    assert call is not None
+    assert call["end_reason"] == "goodbye"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from storage.calls import CallRepository
 from storage.database import Database
 from storage.tool_runs import Run, ToolRunRepository
-from voice_agent.errors import StorageError
+from voice_agent.errors import ProtocolError, StorageError
 from voice_agent.plan import Outcome
 from voice_agent.tools import ToolRequest
 
@@ -119,3 +121,14 @@ async def test_a_query_reads_and_cannot_write(runs: ToolRunRepository) -> None:
         return Outcome("look_up_order", True, (await run.read("SELECT count(*) AS n FROM orders", ()))[0])
 
     assert (await runs.once(request(2), {}, count)).value == {"n": 20}
+
+
+async def test_an_owner_of_the_call_that_was_replaced_runs_nothing(runs: ToolRunRepository, database: Database) -> None:
+    await CallRepository(database).move_call("CA1", 3)
+    effect = Leave()
+    with pytest.raises(ProtocolError, match="epoch 2 of call CA1 is over"):
+        await runs.once(replace(request(), epoch=2), {}, effect)
+    assert effect.count == 0
+    await runs.once(replace(request(), epoch=3), {}, effect)
+    assert effect.count == 1
+    assert len(await runs.messages("CA1")) == 1
