@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -161,9 +162,8 @@ class ServePlane:
             handle = handle.options(session_id=request.call_id)
         started_s = time.monotonic()
         response: TranscribeResponse = await self._unary("stt", handle, request)
-        self._health.answered("stt", response.engine)
         self._load.note((time.monotonic() - started_s) * 1000, response.engine_ms)
-        return response
+        return replace(response, engine=self._health.answered("stt", response.engine))
 
     async def search(self, request: SearchRequest) -> SearchResponse:
         """Search the knowledge base."""
@@ -224,8 +224,8 @@ class ServePlane:
         over = False
         try:
             async for item in self._timed(stage, response):
-                self._health.answered(stage, item.engine)
-                yield item
+                engine = self._health.answered(stage, item.engine)
+                yield item if item.engine == engine else replace(item, engine=engine)
             over = True
             WATCH.succeeded(response.request_id)
         except TimeoutError:

@@ -22,10 +22,10 @@ class StageHealth:
         """The engine a stage is meant to use."""
         self._primary[stage] = self._answering[stage] = engine
 
-    def answered(self, stage: str, engine: str) -> None:
-        """An engine answered; an empty name is the only one there is."""
+    def answered(self, stage: str, engine: str) -> str:
+        """An engine answered; an empty name is the only one there is. Returns its name, empty while it is not known."""
         if not engine:
-            return
+            return self._primary.get(stage, "")
         self._fallbacks[stage] += engine != self._primary.get(stage)
         if engine != self._answering.get(stage):
             self._answering[stage] = engine
@@ -34,6 +34,7 @@ class StageHealth:
                 logger.info("engine is back", extra=fields)
             else:
                 logger.warning("fallback engine answers", extra=fields)
+        return engine
 
     def status(self, replicas: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         """By stage. ``replicas``: breakers that are not closed, by stage."""
