@@ -84,7 +84,13 @@ def changed(base: Settings, overrides: Sequence[str]) -> Settings:
     Raises:
         ConfigError: as ``resolve``.
     """
-    running = {name: Value(_get(base, name), "the running stack") for name in fields.all_keys()}
+    running: Layer = {}
+    for name in fields.all_keys():
+        value = _get(base, name)
+        # One option may be set without losing the others of its engine.
+        inner = value if name.endswith("options") and value else None
+        written = {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner.items()}
+        running |= {key: Value(one, "the running stack") for key, one in written.items()}
     chosen = override_layer(overrides)
     _refuse_unknown([chosen])
     del running[fields.SET_BY_LOADER]

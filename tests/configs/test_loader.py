@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.loader import Resolved, profiles, resolve
+from configs.loader import Resolved, changed, differences, profiles, resolve
 from engines import registry
 from voice_agent.errors import ConfigError
 
@@ -271,3 +271,12 @@ def test_every_setting_has_an_origin_and_a_row() -> None:
     resolved = resolve("gpu", env={})
     assert all(origin for *_, origin in resolved.rows())
     assert {name.split(".")[0] for name, *_ in resolved.rows()} == set(type(resolved.settings).model_fields)
+
+
+def test_a_running_stack_is_changed_by_what_is_set_and_nothing_else() -> None:
+    base = resolve("simulated", None, ["llm.options.text=nine", "calls.max_calls=7"], env={}).settings
+    new = changed(base, ["llm.options.text=ten"])
+    assert new.llm.options == base.llm.options | {"text": "ten"}
+    assert [name for name, *_ in differences(base, new)] == ["llm.options"]
+    other = changed(base, ["llm.engine=extractive"])
+    assert (other.llm.options, other.calls.max_calls) == ({}, 7)
