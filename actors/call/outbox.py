@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from actors.call.redaction import Redactor
@@ -76,16 +77,26 @@ class JournalOutbox:
         journal: where records go.
         redactor: masks private data in what is added; None: nothing is masked.
         batch_s: how long records are gathered before they are sent.
+        retry_s: how long after a failure they are sent again.
     """
 
-    def __init__(self, journal: JournalPort, redactor: Redactor | None = None, *, batch_s: float = BATCH_S) -> None:
+    def __init__(
+        self,
+        journal: JournalPort,
+        redactor: Redactor | None = None,
+        *,
+        batch_s: float = BATCH_S,
+        retry_s: float = RETRY_S,
+    ) -> None:
         self.redactor = redactor
         self._journal = journal
         self._batch_s = batch_s
+        self._retry_s = retry_s
         self._waiting: deque[JournalRecord] = deque()
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._sources: dict[str, Callable[[], None]] = {}
+        self._most = MAX_RECORDS
         self.dropped = 0
 
     @property
@@ -119,9 +130,9 @@ class JournalOutbox:
             await self._wake.wait()
             await self._pause(self._batch_s)
             self._wake.clear()
-            self._gather()
-            if self._waiting and not await self._send():
-                await asyncio.sleep(RETRY_S)
+            if not await self._round():
+                await asyncio.sleep(self._retry_s)
+            if self._waiting:
                 self._wake.set()
 
     async def flush(self, timeout_s: float) -> bool:
@@ -145,18 +156,45 @@ class JournalOutbox:
         for gather in tuple(self._sources.values()):
             gather()
 
+    async def _round(self) -> bool:
+        """Gather and send once. False: not before a while again."""
+        try:
+            self._gather()
+            return not self._waiting or await self._send()
+        except Exception:
+            # The border of the one task that tells of calls: were it to end, no record would leave this process again.
+            logger.exception("outbox failed", extra={"waiting": len(self._waiting)})
+            return False
+
     async def _send(self) -> bool:
-        batch = list(self._waiting)
+        batch = list(islice(self._waiting, self._most))
         try:
             await self._journal.batch(batch)
         except VoiceAgentError as error:
             logger.warning("journal away", extra={"code": error.code, "waiting": len(self._waiting)})
             return False
+        except Exception:
+            self._narrow(batch)
+            raise
+        self._most = min(MAX_RECORDS, 2 * self._most)
+        self._forget(batch)
+        return True
+
+    def _narrow(self, batch: list[JournalRecord]) -> None:
+        """A batch failed as no journal that is away does: one of its records may be why, and must not hold up the rest.
+
+        They go one by one from here on; one that fails alone is dropped and counted.
+        """
+        if len(batch) == 1:
+            self.dropped += 1
+            self._forget(batch)
+        self._most = 1
+
+    def _forget(self, batch: list[JournalRecord]) -> None:
         # Room may have been made at the front meanwhile, so records are removed by identity.
         sent = {id(record) for record in batch}
         while self._waiting and id(self._waiting[0]) in sent:
             self._waiting.popleft()
-        return True
 
     def _make_room(self) -> bool:
         for index, record in enumerate(self._waiting):
