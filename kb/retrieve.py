@@ -48,12 +48,12 @@ def retrieve(store: VectorStore, embedder: Embedder, query: str, *, top_k: int) 
 
 
 def _unknown(store: VectorStore, hits: Sequence[SentenceHit], query: str) -> tuple[str, ...]:
-    """Telling terms that no sentence has, sorted. Hits show most that are there; the store is asked for the rest."""
+    """Telling terms that no sentence has, sorted. A server is only asked for what hits do not show."""
     wanted = telling_terms(query)
     if not wanted:
         return ()
     seen: set[str] = set()
-    for hit in hits:
+    for hit in () if store.embedded else hits:
         seen.update(terms(f"{innermost(hit.stored.heading)} {hit.stored.sentence}"))
     return tuple(
         term for term in sorted(wanted) if not alike(term) & seen and not any(map(store.has_term, sorted(alike(term))))

@@ -22,6 +22,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
 from kb.document import Chunk, innermost
+from kb.index import VectorIndex, build_index
 from kb.terms import document_vector, term_id
 from voice_agent.errors import StorageError
 
@@ -55,8 +56,30 @@ class SentenceHit:
     sparse: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The embedded store's sentences and their vectors, row by row, for searches. Replaced whole by a change."""
+
+    sentences: tuple[StoredSentence, ...]
+    index: VectorIndex
+
+    def without(self, source: str) -> _Held:
+        dropped = np.array([stored.source == source for stored in self.sentences], dtype=np.bool_)
+        kept = tuple(stored for stored in self.sentences if stored.source != source)
+        return _Held(kept, self.index.without(dropped))
+
+    def joined(self, other: _Held) -> _Held:
+        return _Held(self.sentences + other.sentences, self.index.joined(other.index))
+
+    def search(self, dense: NDArray[np.float32], sparse: Mapping[int, float], limit: int) -> list[SentenceHit]:
+        found = self.index.search(dense, sparse, limit=limit)
+        return [SentenceHit(self.sentences[hit.row], hit.dense, hit.sparse) for hit in found]
+
+
 class VectorStore:
     """One collection of sentences. Thread-safe.
+
+    A server searches itself. The embedded store is searched in arrays held beside it.
 
     Args:
         path: folder of the embedded store; used when ``url`` is empty. One process at a time can hold it.
@@ -74,10 +97,12 @@ class VectorStore:
         self, *, path: Path | None = None, url: str = "", api_key: str = "", collection: str = "kb", dimension: int
     ) -> None:
         self._collection = collection
+        self._dimension = dimension
         self._where = url or str(path or "memory")
         self._embedded = not url
-        # The embedded store is plain Python over shared arrays: a search must not see an upsert half done. A server
-        # takes requests side by side, and one that hangs must hold up nobody else's.
+        self._held: _Held | None = None
+        # The embedded store is plain Python over shared arrays: no one may see an upsert half done. A server takes
+        # requests side by side, and one that hangs must hold up nobody else's.
         self._lock: AbstractContextManager[Any] = threading.RLock() if self._embedded else nullcontext()
         with self._guarded():
             if url:
@@ -101,24 +126,24 @@ class VectorStore:
     def replace(self, source: str, content_hash: str, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
         """Store a document's sentences, then drop those of its other versions.
 
-        In this order a search in between finds too much rather than nothing, and a crash in between is healed by the
-        next ingest. ``vectors`` is float32, shape (sentences, dimension), chunk by chunk.
+        In this order a search of a server in between finds too much rather than nothing, and a crash in between is
+        healed by the next ingest. ``vectors`` is float32, shape (sentences, dimension), chunk by chunk.
         """
-        points = (
-            self._point(stored, vector)
-            for stored, vector in zip(_sentences(source, content_hash, chunks), vectors, strict=True)
-        )
-        with self._guarded():
+        stored = list(_sentences(source, content_hash, chunks))
+        points = (self._point(sentence, vector) for sentence, vector in zip(stored, vectors, strict=True))
+        with self._changing(source) as held:
             while batch := list(islice(points, _BATCH_POINTS)):
                 self._client.upsert(self._collection, points=batch, wait=True)
             stale = models.Filter(must=[_match("source", source)], must_not=[_match("content_hash", content_hash)])
             self._client.delete(self._collection, points_selector=models.FilterSelector(filter=stale), wait=True)
+            self._held = held and held.joined(_Held(tuple(stored), build_index(vectors, list(map(_weights, stored)))))
 
     def remove(self, source: str) -> None:
         """Drop every sentence of a document."""
         selector = models.FilterSelector(filter=models.Filter(must=[_match("source", source)]))
-        with self._guarded():
+        with self._changing(source) as held:
             self._client.delete(self._collection, points_selector=selector, wait=True)
+            self._held = held
 
     def holds(self, source: str, content_hash: str) -> bool:
         """Whether this version of the document is stored."""
@@ -142,6 +167,8 @@ class VectorStore:
 
     def search(self, dense: NDArray[np.float32], sparse: Mapping[int, float], *, limit: int) -> list[SentenceHit]:
         """Sentences found by either search, at most ``limit`` each, in no order. Every hit carries its cosine."""
+        if self._embedded:
+            return self._hold().search(dense, sparse, limit)
         vector = [float(value) for value in dense]
         requests = [models.QueryRequest(query=vector, using=DENSE, limit=limit, with_payload=True)]
         if sparse:
@@ -150,8 +177,7 @@ class VectorStore:
         with self._guarded():
             answers = self._searching.query_batch_points(self._collection, requests=requests)
             by_dense = answers[0].points
-            # A term that no sentence has scores nothing; the embedded store returns such points, a server does not.
-            by_sparse = [point for point in answers[1].points if point.score > 0] if sparse else []
+            by_sparse = answers[1].points if sparse else []
             cosines = {str(point.id): point.score for point in by_dense}
             missing = [point.id for point in by_sparse if str(point.id) not in cosines]
             cosines.update(self._cosines(missing, dense))
@@ -164,6 +190,8 @@ class VectorStore:
 
     def has_term(self, term: str) -> bool:
         """Whether any sentence has this stem."""
+        if self._embedded:
+            return self._hold().index.has(term_id(term))
         weights = models.SparseVector(indices=[term_id(term)], values=[1.0])
         with self._guarded():
             answer = self._searching.query_points(self._collection, query=weights, using=SPARSE, limit=1)
@@ -172,8 +200,55 @@ class VectorStore:
     def close(self) -> None:
         """Let go of the folder or the connection. Idempotent."""
         with self._lock:
+            self._held = None
             self._client.close()
             self._searching.close()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether asking it costs no request."""
+        return self._embedded
+
+    def get_ready(self) -> None:
+        """Read what searches need, so that no caller waits for it.
+
+        Raises:
+            StorageError: the store failed.
+        """
+        if self._embedded:
+            self._hold()
+
+    def _hold(self) -> _Held:
+        """What a search of the embedded store reads: read once, and again after a change that failed."""
+        held = self._held
+        if held is None:
+            with self._guarded():
+                held = self._held = self._held or self._read()
+        return held
+
+    def _read(self) -> _Held:
+        held = _Held((), build_index(np.zeros((0, self._dimension), dtype=np.float32), ()))
+        offset: Any = None
+        while True:
+            points, offset = self._client.scroll(
+                self._collection, limit=1024, offset=offset, with_payload=True, with_vectors=True
+            )
+            if points:
+                held = held.joined(_rows(points))
+            if offset is None:
+                return held
+
+    @contextmanager
+    def _changing(self, source: str) -> Iterator[_Held | None]:
+        """A change of one document; gives what is held without it. Searches find the old state until it is done."""
+        with self._guarded():
+            done = False
+            try:
+                yield self._held and self._held.without(source)
+                done = True
+            finally:
+                if not done:
+                    self._held = None
 
     def _prepare(self, dimension: int) -> None:
         with self._guarded():
@@ -216,7 +291,7 @@ class VectorStore:
         return {str(key): found.get(str(key), 0.0) for key in ids}
 
     def _point(self, stored: StoredSentence, vector: NDArray[np.float32]) -> models.PointStruct:
-        weights = document_vector(f"{innermost(stored.heading)} {stored.sentence}")
+        weights = _weights(stored)
         name = f"{stored.source}\n{stored.content_hash}\n{stored.chunk}\n{stored.position}"
         return models.PointStruct(
             id=str(uuid.uuid5(_POINT_NAMESPACE, name)),
@@ -253,6 +328,18 @@ def _sentences(source: str, content_hash: str, chunks: Iterable[Chunk]) -> Itera
     for chunk in chunks:
         for position, sentence in enumerate(chunk.sentences):
             yield StoredSentence(source, content_hash, chunk.index, position, sentence, chunk.text, chunk.heading)
+
+
+def _weights(stored: StoredSentence) -> dict[int, float]:
+    return document_vector(f"{innermost(stored.heading)} {stored.sentence}")
+
+
+def _rows(points: Sequence[models.Record]) -> _Held:
+    sentences = tuple(_stored(point.payload) for point in points)
+    vectors: list[Any] = [point.vector for point in points]
+    dense = np.array([vector[DENSE] for vector in vectors], dtype=np.float32)
+    sparse = [dict(zip(vector[SPARSE].indices, vector[SPARSE].values, strict=True)) for vector in vectors]
+    return _Held(sentences, build_index(dense, sparse))
 
 
 def _stored(payload: Mapping[str, Any] | None) -> StoredSentence:

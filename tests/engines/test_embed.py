@@ -1,4 +1,4 @@
-"""Conformance of the embedders, and the parity of the numpy one with sentence-transformers."""
+"""Conformance of the embedders, and the parity of ours with sentence-transformers."""
 
 import importlib.util
 import json
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from engines import registry
-from engines.embed_minilm import MODEL_PACKAGE, bundled_model_dir, gelu
+from engines.embed_minilm import MODEL_PACKAGE, WORDS, MiniLmEmbedder, bundled_model_dir
+from engines.onnx_graph import GraphWriter
 from voice_agent.errors import EngineUnavailableError
 from voice_agent.ports import Embedder
 
@@ -62,7 +64,7 @@ def test_meaning_is_nearer_than_words(embedder: Embedder) -> None:
 
 
 @needs_model
-def test_the_numpy_model_equals_recorded_vectors_of_sentence_transformers() -> None:
+def test_our_model_equals_recorded_vectors_of_sentence_transformers() -> None:
     """The file was computed by the versions it names, from the same model files."""
     reference = json.loads(REFERENCE.read_text(encoding="utf-8"))
     vectors = registry.load("embed", "minilm").embed([item["text"] for item in reference["vectors"]])
@@ -82,12 +84,37 @@ def test_parity_with_sentence_transformers() -> None:
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-def test_gelu_is_the_exact_one() -> None:
-    from math import erf
+@needs_model
+def test_the_session_keeps_no_second_copy_of_the_weights() -> None:
+    """onnxruntime holds on to a model given as bytes."""
+    engine = MiniLmEmbedder()
+    assert isinstance(engine._words, np.memmap)
+    assert engine._session._model_bytes is None
 
-    x = np.linspace(-9, 9, 4001, dtype=np.float32)
-    exact = np.array([value * 0.5 * (1 + erf(value / 2**0.5)) for value in x.astype(float)])
-    assert np.abs(gelu(x) - exact).max() < 1e-6
+
+def test_a_graph_written_here_computes_what_numpy_does() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weights = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
+    graph = GraphWriter()
+    product = graph.node("MatMul", "x", graph.weight(weights))
+    mean = graph.node("ReduceMean", product, attributes={"axes": [-1], "keepdims": 0})
+    scaled = graph.node("LeakyRelu", mean, attributes={"alpha": 0.25})
+    model = graph.model(("x", ("rows", 300)), (scaled, ("rows",)))
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(2).normal(size=(7, 300)).astype(np.float32)
+    expected = (x @ weights).mean(axis=-1)
+    assert (expected < 0).any()
+    (computed,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(computed, np.where(expected < 0, expected * 0.25, expected), atol=1e-4)
+
+
+@needs_model
+def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((bundled_model_dir() / name).read_bytes())
+    save_file({WORDS: np.zeros((3, 384), dtype=np.float16)}, tmp_path / "model.safetensors")
+    with pytest.raises(EngineUnavailableError, match="F16, expected F32"):
+        MiniLmEmbedder(model_dir=str(tmp_path))
 
 
 def test_missing_model_files_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
