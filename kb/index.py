@@ -57,7 +57,7 @@ class VectorIndex:
     def has(self, term: int) -> bool:
         """Whether any row has this term id."""
         entries = self._entries(term)
-        return entries.stop > entries.start
+        return bool(entries.stop > entries.start)
 
     def search(self, dense: NDArray[np.float32], sparse: Mapping[int, float], *, limit: int) -> list[Found]:
         """Rows found by either search, at most ``limit`` each, in no order."""
