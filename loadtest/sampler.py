@@ -117,23 +117,22 @@ class StackSampler:
         return Usage(cpu_s, pss_mb, count)
 
     def _discover(self) -> None:
-        """Processes started since: children of those we know."""
-        for seen in list(self._seen.values()):
-            try:
-                children = seen.process.children(recursive=True)
-            except psutil.Error:
-                continue
-            for child in children:
-                if child.pid not in self._seen and child.pid not in self.without:
-                    self._add(child.pid, kind_of(child))
+        """Processes started since: children of those we know. One pass over all processes, whatever they are."""
+        parents = {process.pid: process.info["ppid"] for process in psutil.process_iter(["ppid"])}
+        found = {pid for pid in parents if pid not in self._seen and pid not in self.without}
+        while born := {pid for pid in found if parents[pid] in self._seen}:
+            for pid in born:
+                self._add(pid)
+            found -= born
         for seen in self._seen.values():
             # A warm worker gets its title when its actor is made.
             if seen.kind in ("other", "ray_idle_worker"):
                 kind = kind_of(seen.process)
                 seen.kind = seen.kind if kind in ("other", "gone") else kind
 
-    def _add(self, pid: int, kind: str) -> None:
+    def _add(self, pid: int, kind: str = "") -> None:
         try:
-            self._seen[pid] = _Seen(psutil.Process(pid), kind)
+            process = psutil.Process(pid)
         except psutil.Error:
             return
+        self._seen[pid] = _Seen(process, kind or kind_of(process))
