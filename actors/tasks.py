@@ -57,15 +57,21 @@ class TaskKeeper:
 
 
 class LoopLag:
-    """How late the event loop wakes a sleeper: the worst of the last half minute, in ms."""
+    """How late the event loop wakes a sleeper, in ms."""
 
     def __init__(self) -> None:
         self._samples: deque[float] = deque([0.0], maxlen=LAG_WINDOW)
 
     @property
     def worst_ms(self) -> float:
-        """Worst lateness in the window."""
+        """Worst lateness of the last half minute."""
         return round(max(self._samples) * 1000, 1)
+
+    @property
+    def recent_ms(self) -> float:
+        """What it is now: the median of the newest three, for a single pause is no load."""
+        newest = sorted(list(self._samples)[-3:])
+        return round(newest[len(newest) // 2] * 1000, 1) if len(newest) == 3 else 0.0
 
     async def run(self) -> None:
         """Measure, for ever."""

@@ -183,6 +183,10 @@ class AgentSettings(Section):
         "All our lines are busy at the moment. Please call again in a few minutes.",
         description="Spoken by the carrier when there is no room for the call.",
     )
+    queue: str = Field(
+        "All our lines are busy at the moment. Please hold the line, we will be with you in a moment.",
+        description="Spoken by the carrier to a caller who waits for a line, at first and every nine seconds.",
+    )
     out_of_service: str = Field(
         "We are sorry, we cannot take your call at the moment. Please call again later. Goodbye.",
         description="Spoken by the carrier when the platform cannot take or keep the call.",
@@ -205,6 +209,11 @@ class StageSettings(Section):
         " docs/resilience.md.",
     )
     fallback_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the fallback engine.")
+    fallback_when_busy: bool = Field(
+        False,
+        description="The fallback is the cheaper engine: it answers first while the stack is overloaded (llm and tts"
+        " only; see docs/resilience.md).",
+    )
 
 
 class SpeechToTextSettings(StageSettings):
@@ -269,6 +278,16 @@ class CallSettings(Section):
 
     calls_per_actor: int = Field(1, ge=1, le=100, description="Calls hosted by one actor.")
     max_calls: int = Field(10, ge=1, description="Calls admitted at once.")
+    admit_per_s: float = Field(
+        5.0,
+        gt=0,
+        description="New calls let in per second, so many at once after a quiet second; less under load. Others wait.",
+    )
+    queue_s: float = Field(
+        20.0,
+        ge=0,
+        description="Longest wait of a caller for whom there is no line yet, then `agent.full_house`; below 3 nobody waits.",
+    )
     spare_actors: int = Field(1, ge=0, description="Warm actors beyond max_calls, for take-over.")
     num_cpus: float = Field(0.01, ge=0, description="Ray CPUs reserved per call actor.")
     reserve_s: float = Field(

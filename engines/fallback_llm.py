@@ -46,7 +46,7 @@ class FallbackLanguageModel:
     async def reply(self, request: ReplyRequest) -> AsyncIterator[ReplyChunk]:
         """Stream the reply; each chunk says which engine gave it."""
         due = self.ladder.due()
-        rungs = self.ladder.usable()
+        rungs = self.ladder.usable(cheap=request.cheap)
         if due is not None and request.speculative:
             rungs = [due, *(rung for rung in rungs if rung is not due)]
         elif due is not None:
@@ -54,7 +54,7 @@ class FallbackLanguageModel:
         for rung in rungs:
             given, probe = False, rung is due
             try:
-                async with aclosing(self._judged(rung, request, in_time=not rung.last)) as stream:
+                async with aclosing(self._judged(rung, request, in_time=rung is not rungs[-1])) as stream:
                     async for chunk in stream:
                         given = True
                         yield replace(chunk, engine=rung.name)
@@ -65,7 +65,7 @@ class FallbackLanguageModel:
                 return
             except VoiceAgentError as error:
                 self.ladder.failed(rung, error, probe=probe)
-                if given or rung.last:
+                if given or rung is rungs[-1]:
                     raise
 
     async def _begin(self, rung: Rung, request: ReplyRequest) -> None:

@@ -59,10 +59,11 @@ class FallbackTextToSpeech:
         due = self.ladder.due()
         if due is not None:
             self.ladder.probe(due, self._whole(due, request))
-        for rung in self.ladder.usable():
+        rungs = self.ladder.usable(cheap=request.cheap)
+        for rung in rungs:
             given = False
             try:
-                async with aclosing(self._judged(rung, request, in_time=not rung.last)) as stream:
+                async with aclosing(self._judged(rung, request, in_time=rung is not rungs[-1])) as stream:
                     async for chunk in stream:
                         given = True
                         yield replace(chunk, engine=rung.name)
@@ -70,7 +71,7 @@ class FallbackTextToSpeech:
                 return
             except VoiceAgentError as error:
                 self.ladder.failed(rung, error)
-                if given or rung.last:
+                if given or rung is rungs[-1]:
                     raise
 
     async def _whole(self, rung: Rung, request: SpeakRequest) -> None:

@@ -59,9 +59,10 @@ class Ladder:
             for number, engine in enumerate(loaded)
         ]
 
-    def usable(self) -> list[Rung]:
-        """The rungs to try now, in order."""
-        return [rung for rung in self.rungs if rung.last or rung.breaker.allows]
+    def usable(self, *, cheap: bool = False) -> list[Rung]:
+        """The rungs to try now, in order; ``cheap`` puts the last one first."""
+        found = [rung for rung in self.rungs if rung.last or rung.breaker.allows]
+        return [found[-1], *found[:-1]] if cheap else found
 
     def due(self) -> Rung | None:
         """A rung that is to be probed now; its outcome must be told with ``probe=True``."""

@@ -46,6 +46,16 @@ def say_and_hang_up(words: str) -> str:
     return str(response)
 
 
+def wait(words: str, *, seconds: int, url: str) -> str:
+    """Let the caller wait, with the carrier's own voice first where there are ``words``; then ask ``url`` again."""
+    response = VoiceResponse()
+    if words:
+        response.say(words)
+    response.pause(length=seconds)
+    response.redirect(url)
+    return str(response)
+
+
 def transfer(target: str) -> str:
     """Connect the caller to a number, a SIP address or a queue; the call ends with that.
 

@@ -26,6 +26,9 @@ from voice_agent.twilio import tokens
 MAX_RECONNECTS = 3
 """New streams given to one call after its stream was lost, before the caller is told and the call ended."""
 
+SAY_AGAIN = 3
+"""A waiting caller is told again at every third question."""
+
 SETTLE_S = 1.0
 """How long a stream's end may take to reach the dispatcher before the call counts as cut off."""
 
@@ -33,7 +36,7 @@ _OVER = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 _CUT_OFF = frozenset({"ended:lost", "ended:expired", f"ended:{STREAM_LOST}"})
 """Ends nobody chose: the caller may still be there."""
 _FAILED = "ended:failed"
-_WAITING = frozenset({"reserved", "lost"})
+_WAITING = frozenset({"queued", "reserved", "lost"})
 _TRANSFER = "ended:transfer:"
 _KEPT = frozenset(
     {
@@ -79,7 +82,7 @@ class Webhooks:
     async def voice(self, request: Request) -> Response:
         """A call comes in: a stream to a gateway, or words why not."""
         form = await signed_form(request, self._context)
-        return await self._spoken(form, self._connect(form, attempt=0))
+        return await self._spoken(form, self._connect(form, _attempt(request)))
 
     async def stream_ended(self, request: Request) -> Response:
         """The stream is over: so is the call, or somebody is dialled, or its gateway was lost and another takes it."""
@@ -125,6 +128,12 @@ class Webhooks:
 
     async def _connect(self, form: Form, attempt: int) -> str:
         answer = await self._backends.dispatcher.admit(form.call_id, form.get("From"), form.get("To"))
+        base = f"{self._context.webhook_url}/twilio"
+        # The count travels in the URL that Twilio signs: it needs no memory here, and nobody else can set it.
+        again = f"?attempt={attempt}" if attempt else ""
+        if isinstance(answer, Refusal) and answer.reason == "queue":
+            words = "" if answer.asked % SAY_AGAIN else self._context.settings.agent.queue
+            return twiml.wait(words, seconds=answer.wait_s, url=f"{base}/voice{again}")
         if isinstance(answer, Refusal):
             _log.warning("call refused", extra={"call_id": form.call_id, "reason": answer.reason})
             return twiml.say_and_hang_up(self._context.settings.agent.full_house)
@@ -135,9 +144,6 @@ class Webhooks:
             expires_at_s=self._clock() + self._context.settings.twilio.token_ttl_s,
             nonce=self._nonce(),
         )
-        base = f"{self._context.webhook_url}/twilio"
-        # The count travels in the URL that Twilio signs: it needs no memory here, and nobody else can set it.
-        again = f"?attempt={attempt}" if attempt else ""
         return twiml.connect(
             media_url=answer.media_url,
             token=token,

@@ -16,10 +16,15 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No room (or draining). ``reason`` is one of full, draining, no_gateway, not_ready."""
+    """Not now. ``reason`` is one of queue, full, overloaded, draining, no_gateway, not_ready.
+
+    ``queue`` asks the caller to wait and ask again after ``wait_s``; ``asked`` counts how often that was said before.
+    """
 
     call_id: str
     reason: str
+    wait_s: int = 0
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,22 @@ ADMISSIONS: Final = Metric(
     "voice_admissions_total",
     "counter",
     "calls",
-    "Decisions of the dispatcher: admitted, refused, expired, replaced, lost.",
+    "Decisions of the dispatcher: admitted, queued, refused, expired, replaced, lost.",
     ("outcome",),
+)
+CALLS_REFUSED: Final = Metric(
+    "voice_calls_refused_total",
+    "counter",
+    "calls",
+    "Calls sent away: full, overloaded, draining, no_gateway, not_ready.",
+    ("reason",),
+)
+CALLS_WAITING: Final = Metric("voice_calls_waiting", "gauge", "calls", "Callers who wait for a line.")
+OVERLOAD_LEVEL: Final = Metric(
+    "voice_overload_level",
+    "gauge",
+    "level",
+    "0 normal, 1 no speculation, 2 cheaper engines, 3 newcomers wait, 4 newcomers are refused.",
 )
 HOSTS: Final = Metric("voice_hosts", "gauge", "processes", "Call actors: ready, starting, wanted.", ("state",))
 HOST_DEATHS: Final = Metric("voice_host_deaths_total", "counter", "processes", "Call actors that died.")
@@ -110,6 +124,9 @@ CATALOGUE: Final = (
     BREAKERS_OPEN,
     SPECULATIONS,
     ADMISSIONS,
+    CALLS_REFUSED,
+    CALLS_WAITING,
+    OVERLOAD_LEVEL,
     HOSTS,
     HOST_DEATHS,
     SLOTS_FREE,

@@ -224,6 +224,8 @@ class ReplyRequest:
     confidence: float = 1.0
     speculative: bool = False
     traceparent: str = ""
+    cheap: bool = False
+    """The stack is overloaded: the fallback engine, where there is one, answers first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +280,8 @@ class SpeakRequest:
     voice: str = ""
     traceparent: str = ""
     ahead_ms: int = 0
+    cheap: bool = False
+    """As in ``ReplyRequest``."""
 
 
 @dataclass(frozen=True, slots=True)

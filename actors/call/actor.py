@@ -125,6 +125,8 @@ class CallActor:
             "journal_waiting": kit.outbox.waiting if kit else 0,
             "journal_dropped": kit.outbox.dropped if kit else 0,
             "loop_lag_ms": self._lag.worst_ms,
+            "recent_lag_ms": self._lag.recent_ms,
+            "plane_load": round(kit.plane.load, 3) if kit else 0.0,
             "stages": kit.plane.health() if kit else {},
             "not_recorded": list(kit.recordings.missing) if kit else [],
             "late_rules": kit.outbox.redactor.late_rules() if kit and kit.outbox.redactor else [],
@@ -140,6 +142,11 @@ class CallActor:
     async def context(self) -> StackContext:
         """The stack as this actor was told of it, for a dispatcher that has to make more like it."""
         return self._context
+
+    async def overload(self, level: int) -> None:
+        """The dispatcher's word on how loaded the cluster is; see ``voice_agent.overload``."""
+        if self._kit is not None:
+            self._kit.overload.level = level
 
     async def await_turn(self, call_id: str, within_s: float) -> bool:
         """Wait until a call is between two turns, ``within_s`` at most. False when it is not, or is not here."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
+from actors.call.load import ClusterLoad
 from actors.call.outbox import JournalOutbox
 from actors.call.phrases import Recordings, texts_of
 from actors.call.plane import ModelPlane
@@ -21,6 +22,7 @@ from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
 from voice_agent.director import FreeDirector
 from voice_agent.flow.runner import FlowRunner
+from voice_agent.overload import Level
 from voice_agent.plan import Director
 from voice_agent.policy.engine import PolicyEngine
 
@@ -161,6 +163,8 @@ class CallKit:
         code: version of the code that runs here, for turn records.
         recordings: the agent's own phrases as audio, for when no engine speaks.
         wall_clock: Unix time in s, for the record of the call's start only.
+        overload: of the cluster, as the dispatcher tells it.
+        cheap_stages: stages whose fallback engine answers from ``Level.CHEAP_ENGINES`` on.
     """
 
     machines: MachineFactory
@@ -173,6 +177,17 @@ class CallKit:
     code: str = ""
     recordings: Recordings = field(default_factory=Recordings)
     wall_clock: Callable[[], float] = field(default=time.time)
+    overload: ClusterLoad = field(default_factory=ClusterLoad)
+    cheap_stages: frozenset[str] = frozenset()
+
+    @property
+    def load(self) -> float:
+        """0 idle to 1, at which nothing is prepared that may be thrown away."""
+        return 1.0 if self.overload.level >= Level.NO_SPECULATION else self.plane.load
+
+    def cheap(self, stage: str) -> bool:
+        """Whether the stage's cheaper engine is to answer."""
+        return self.overload.level >= Level.CHEAP_ENGINES and stage in self.cheap_stages
 
     @classmethod
     def of(cls, settings: Settings, plane: ModelPlane, outbox: JournalOutbox) -> CallKit:
@@ -192,5 +207,10 @@ class CallKit:
             top_k=settings.retriever.top_k,
             voice=settings.tts.voice,
             event_log=settings.telemetry.event_log,
+            cheap_stages=frozenset(
+                stage
+                for stage, its in (("llm", settings.llm), ("tts", settings.tts))
+                if its.fallback and its.fallback_when_busy
+            ),
             recordings=Recordings(texts_of(machines.agent, machines.policy.first_clause_words)),
         )

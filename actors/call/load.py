@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 LIMIT_MS: Final = 250.0
 """Waiting of this length on average is load 1: a caller would hear it."""
 FORGET_S: Final = 5.0
 _WEIGHT: Final = 0.2
+
+
+@dataclass(slots=True)
+class ClusterLoad:
+    """The level of overload as the dispatcher told it last; see ``voice_agent.overload``."""
+
+    level: int = 0
 
 
 class PlaneLoad:

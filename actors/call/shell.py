@@ -127,7 +127,7 @@ class CallShell:
 
     def _tell_load(self) -> None:
         """A pause is where the dialog decides whether to prepare a reply that may be thrown away."""
-        load = self._kit.plane.load
+        load = self._kit.load
         if abs(load - self._load) >= LOAD_STEP:
             self._load = load
             self.deliver(LoadChanged(load))

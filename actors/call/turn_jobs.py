@@ -157,6 +157,7 @@ class TurnJobs:
             confidence=command.confidence,
             speculative=command.speculative,
             traceparent=self._context.traceparent,
+            cheap=kit.cheap("llm"),
         )
 
         def take(chunk: ReplyChunk) -> bool:
@@ -181,6 +182,7 @@ class TurnJobs:
             voice=kit.voice,
             traceparent=self._context.traceparent,
             ahead_ms=audio.ahead_ms,
+            cheap=kit.cheap("tts"),
         )
 
         def take(chunk: SpeechChunk) -> bool:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final
 
+from actors.dispatch.overload import Overload
 from actors.dispatch.pool import Cluster, Host, HostClient, HostPool
 from actors.dispatch.registry import CallRegistry, Entry
 from actors.dispatch.rollout import Rollout
@@ -20,6 +21,7 @@ from configs.runtime import StackContext
 from voice_agent.admission import Admission, HostAddress, Refusal
 from voice_agent.errors import CapacityError, ProtocolError
 from voice_agent.metrics import STREAM_LOST
+from voice_agent.overload import WAIT_MS, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Dispatcher:
             self._cluster, context, wanted=wanted, capacity=calls.calls_per_actor, lost=self._host_lost
         )
         self._calls = CallRegistry(clock, calls.reserve_s)
+        self._overload = Overload(calls, self._cluster, clock)
         self._rollout = Rollout(self._pool, self._calls, self._cluster)
         self._gateways: dict[str, str] = {}
         self._met_gateways = False
@@ -102,7 +105,7 @@ class Dispatcher:
     # --- admission ---
 
     async def admit(self, call_id: str, caller_pii: str, called: str) -> Admission | Refusal:
-        """May this call come in? A yes reserves a slot for ``calls.reserve_s``.
+        """May this call come in? A yes reserves a slot for ``calls.reserve_s``; ``queue`` says to ask again soon.
 
         A call that is in already is let in again, whatever the load: its carrier lost a gateway and comes back.
         """
@@ -111,11 +114,14 @@ class Dispatcher:
             await self._await_gateway()
         gateway_id = self._choose_gateway(call_id)
         known = self._calls.get(call_id)
-        reason = self._refusal(gateway_id, known)
-        if reason:
+        verdict = self._verdict(call_id, gateway_id, known)
+        if verdict.reason == "queue":
+            return Refusal(call_id, "queue", WAIT_MS // 1000, verdict.asked)
+        if verdict.reason:
             self._counts["refused"] += 1
-            logger.warning("call refused", extra={"call_id": call_id, "reason": reason})
-            return Refusal(call_id, reason)
+            self._overload.refused(verdict.reason)
+            logger.warning("call refused", extra={"call_id": call_id, "reason": verdict.reason})
+            return Refusal(call_id, verdict.reason)
         if known is None:
             self._calls.reserve(call_id, gateway_id)
             self._counts["admitted"] += 1
@@ -123,19 +129,21 @@ class Dispatcher:
             self._calls.renew(known, gateway_id)
         return Admission(call_id, gateway_id, self._gateways[gateway_id])
 
-    def _refusal(self, gateway_id: str, known: Entry | None) -> str:
+    def _verdict(self, call_id: str, gateway_id: str, known: Entry | None) -> Verdict:
         if not gateway_id:
-            return "no_gateway"
+            return Verdict("no_gateway")
         if known is not None:
-            return ""
+            return Verdict()
         if self._draining:
-            return "draining"
+            return Verdict("draining")
         if not self._pool.hosts:
-            return "not_ready"
-        # A call without a host yet still counts as free in the pool.
-        if len(self._calls) >= self._max_calls or self._calls.homeless >= self._pool.free:
-            return "full"
-        return ""
+            return Verdict("not_ready")
+        return self._overload.ask(call_id, self._free)
+
+    @property
+    def _free(self) -> int:
+        """Slots for new calls. A call without a host yet still counts as free in the pool."""
+        return max(0, min(self._max_calls - len(self._calls), self._pool.free - self._calls.homeless))
 
     def _choose_gateway(self, call_id: str) -> str:
         """The gateway a known call is on if it lives, else the one with the fewest calls."""
@@ -204,6 +212,7 @@ class Dispatcher:
         A call that only lost its stream keeps its slot while its host holds its state for the next stream.
         """
         await self.start()
+        self._overload.leave(call_id)
         entry = self._calls.get(call_id)
         if reason == STREAM_LOST and entry is not None and self._pool.get(entry.host_id) is not None:
             self._calls.unhook(entry)
@@ -219,11 +228,13 @@ class Dispatcher:
             host.calls.discard(call_id)
 
     async def call_state(self, call_id: str) -> str:
-        """``unknown``, ``reserved``, ``live``, ``lost`` (its stream, gateway or host is gone) or ``ended:<reason>``.
+        """``unknown``, ``queued``, ``reserved``, ``live``, ``lost`` (no gateway or no host has it), ``ended:<reason>``.
 
         Whoever asks has lost sight of the call, so its gateway is asked, and not the next round of the watch.
         """
         await self.start()
+        if self._overload.waits(call_id):
+            return "queued"
         entry = self._calls.get(call_id)
         if entry is not None and entry.gateway_id in self._gateways:
             held = await self._cluster.has_call(entry.gateway_id, call_id)
@@ -299,32 +310,16 @@ class Dispatcher:
             "max_calls": self._max_calls,
             "live": self._calls.live,
             "reserved": self._calls.reserved,
-            "free": max(0, min(self._max_calls - len(self._calls), self._pool.free - self._calls.homeless)),
-            "hosts": {
-                host.host_id: {
-                    "host": host.address.host,
-                    "port": host.address.port,
-                    "capacity": host.capacity,
-                    "calls": sorted(host.calls),
-                    "code": host.code,
-                    "version": host.status.get("code", {}).get("version", ""),
-                    "misses": host.misses,
-                    "pid": host.status.get("pid", 0),
-                    "loop_lag_ms": host.status.get("loop_lag_ms", 0.0),
-                    "tasks": host.status.get("tasks", 0),
-                    "open_requests": host.status.get("open_requests", 0),
-                    "orphans": len(host.status.get("orphans", ())),
-                    "stages": host.status.get("stages", {}),
-                }
-                for host in hosts
-            },
+            "free": self._free,
+            "hosts": {host.host_id: host.report() for host in hosts},
             "hosts_wanted": self._pool.wanted,
             "hosts_starting": self._pool.starting,
             "host_deaths": self._pool.deaths,
             "gateways": dict(self._gateways),
             "code": asdict(self._pool.context.code),
             "rollout": self._rollout.status(),
-            "counts": dict(self._counts),
+            "overload": self._overload.status(),
+            "counts": self._counts | {"queued": self._overload.queued},
         }
 
     # --- keeping watch ---
@@ -353,6 +348,7 @@ class Dispatcher:
         await self._pool.check()
         for host in self._pool.hosts:
             self._learn(host)
+        await self._overload.look(self._pool.hosts, tuple(self._gateways))
 
     def _meet_gateways(self, alive: dict[str, str]) -> None:
         self._gateways |= {gateway_id: url for gateway_id, url in alive.items() if url}

@@ -46,6 +46,9 @@ class HostClient(Protocol):
     async def context(self) -> StackContext:
         """What it was made from."""
 
+    async def overload(self, level: int) -> None:
+        """Tell it the level of overload."""
+
     async def await_turn(self, call_id: str, within_s: float) -> bool:
         """Wait until a call is between two turns."""
 
@@ -75,6 +78,9 @@ class Cluster(Protocol):
     async def has_call(self, gateway_id: str, call_id: str) -> bool | None:
         """Whether a gateway has a call's stream; None when it does not answer."""
 
+    async def gateway_lag_ms(self, gateway_id: str) -> float | None:
+        """How late a gateway's event loop wakes now; None when it does not answer."""
+
     async def move_call(self, gateway_id: str, call_id: str, address: HostAddress) -> str:
         """Have a gateway hand a call over; the host that has it then, empty where that is not known."""
 
@@ -87,7 +93,10 @@ class Cluster(Protocol):
 
 @dataclass(slots=True)
 class Host:
-    """A call actor that is ready. ``calls`` is what the dispatcher has placed there; ``code`` numbers its version."""
+    """A call actor that is ready. ``calls`` is what the dispatcher has placed there; ``code`` numbers its version.
+
+    ``level`` is the level of overload it was told last; -1: none yet.
+    """
 
     host_id: str
     client: HostClient
@@ -97,6 +106,25 @@ class Host:
     code: int = 1
     misses: int = 0
     status: dict[str, Any] = field(default_factory=dict)
+    level: int = -1
+
+    def report(self) -> dict[str, Any]:
+        """For ``Dispatcher.status``."""
+        return {
+            "host": self.address.host,
+            "port": self.address.port,
+            "capacity": self.capacity,
+            "calls": sorted(self.calls),
+            "code": self.code,
+            "version": self.status.get("code", {}).get("version", ""),
+            "misses": self.misses,
+            "pid": self.status.get("pid", 0),
+            "loop_lag_ms": self.status.get("loop_lag_ms", 0.0),
+            "tasks": self.status.get("tasks", 0),
+            "open_requests": self.status.get("open_requests", 0),
+            "orphans": len(self.status.get("orphans", ())),
+            "stages": self.status.get("stages", {}),
+        }
 
     @property
     def free(self) -> int:

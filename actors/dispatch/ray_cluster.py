@@ -79,6 +79,12 @@ class RayHost:
         between: bool = await answer(self._actor.await_turn.remote(call_id, within_s))
         return between
 
+    async def overload(self, level: int) -> None:
+        """Tell it. An actor of older code may not know the word, and goes on as before."""
+        method = getattr(self._actor, "overload", None)
+        if method is not None:
+            await answer(method.remote(level))
+
     async def stop(self) -> None:
         """Let go of all calls."""
         await answer(self._actor.stop.remote())
@@ -159,6 +165,11 @@ class RayCluster:
         """Ask the gateway."""
         held: bool | None = await self._of_gateway(gateway_id, "has_call", call_id, within_s=HAS_CALL_S)
         return held
+
+    async def gateway_lag_ms(self, gateway_id: str) -> float | None:
+        """Ask the gateway."""
+        lag_ms: float | None = await self._of_gateway(gateway_id, "recent_lag_ms", within_s=HAS_CALL_S)
+        return lag_ms
 
     async def move_call(self, gateway_id: str, call_id: str, address: HostAddress) -> str:
         """Ask the gateway."""

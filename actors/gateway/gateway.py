@@ -219,6 +219,10 @@ class MediaGateway:
         call = self._calls.get(call_id)
         return await call.move(address) if call is not None else ""
 
+    async def recent_lag_ms(self) -> float:
+        """How late the event loop wakes now."""
+        return self._lag.recent_ms
+
     async def has_call(self, call_id: str) -> bool:
         """Whether a call has, or had a moment ago, its stream here."""
         return call_id in self._calls

@@ -78,6 +78,11 @@ class Instruments:
         self.level(metrics.LOOP_LAG, max((host["loop_lag_ms"] for host in hosts), default=0.0) / 1000)
         self._breakers([host.get("stages", {}) for host in hosts])
         self._advance(metrics.HOST_DEATHS, status["host_deaths"])
+        overload = status["overload"]
+        self.level(metrics.OVERLOAD_LEVEL, overload["level"])
+        self.level(metrics.CALLS_WAITING, overload["waiting"])
+        for reason, total in overload["refused"].items():
+            self._advance(metrics.CALLS_REFUSED, total, reason)
         for outcome, total in status["counts"].items():
             self._advance(metrics.ADMISSIONS, total, outcome)
 

@@ -27,6 +27,7 @@ class FakeHost:
         self.host_id, self.capacity, self.made_from = host_id, capacity, context
         self.calls, self.orphans = {}, []
         self.dead = self.silent = self.stopped = False
+        self.lag_ms, self.level = 0.0, None
 
     def _alive(self):
         if self.dead:
@@ -41,7 +42,18 @@ class FakeHost:
     async def status(self):
         self._alive()
         calls = {call_id: {"epoch": 1, "gateway": gateway} for call_id, gateway in self.calls.items()}
-        return {"capacity": self.capacity, "calls": calls, "orphans": self.orphans, "pid": 1, "loop_lag_ms": 0.5}
+        return {
+            "capacity": self.capacity,
+            "calls": calls,
+            "orphans": self.orphans,
+            "pid": 1,
+            "loop_lag_ms": 0.5,
+            "recent_lag_ms": self.lag_ms,
+        }
+
+    async def overload(self, level):
+        self._alive()
+        self.level = level
 
     async def stop(self):
         self.stopped = True
@@ -56,6 +68,7 @@ class FakeCluster:
         self.refuse = 0
         self.reports, self.lost = [], []
         self.holds = {}
+        self.lag_ms = 0.0
 
     async def create_host(self, host_id, context):
         if self.refuse:
@@ -77,6 +90,9 @@ class FakeCluster:
     async def has_call(self, gateway_id, call_id):
         return self.holds.get(call_id, True) if gateway_id in self.gateway_ids else None
 
+    async def gateway_lag_ms(self, gateway_id):
+        return self.lag_ms
+
     async def report(self, status):
         self.reports.append(status)
 
@@ -97,7 +113,7 @@ async def made():
     all_of_them = []
 
     async def make(cluster=None, *, clock=None, wait=True, **calls):
-        calls = {"max_calls": 3, "calls_per_actor": 1, "spare_actors": 1, "reserve_s": 30} | calls
+        calls = {"max_calls": 3, "calls_per_actor": 1, "spare_actors": 1, "reserve_s": 30, "queue_s": 0} | calls
         cluster = cluster or FakeCluster(calls["calls_per_actor"])
         dispatcher = Dispatcher(context_of(**calls), cluster, clock or Clock())
         all_of_them.append(dispatcher)

@@ -246,6 +246,7 @@ async def test_dispatcher_totals_become_counters_also_over_its_restart(made):
         "hosts_starting": 1,
         "hosts_wanted": 2,
         "host_deaths": 1,
+        "overload": {"level": 2, "waiting": 3, "refused": {"full": 4}},
         "counts": {"admitted": 5, "refused": 0},
     }
     await made.journal.cluster_status(status)
@@ -255,6 +256,9 @@ async def test_dispatcher_totals_become_counters_also_over_its_restart(made):
     assert samples["voice_admissions_total", (("outcome", "admitted"),)] == 9
     assert samples["voice_host_deaths_total", ()] == 1
     assert samples["voice_calls_live", ()] == 2
+    assert samples["voice_overload_level", ()] == 2
+    assert samples["voice_calls_waiting", ()] == 3
+    assert samples["voice_calls_refused_total", (("reason", "full"),)] == 4
     assert samples["voice_host_loop_lag_seconds", ()] == pytest.approx(0.003)
 
 

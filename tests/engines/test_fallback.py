@@ -179,3 +179,23 @@ def test_a_wrong_ladder_is_refused_in_words(options: dict[str, Any], words: str)
 def test_a_fault_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="hang, silence"):
         registry.load("llm", "faulty", {"fault": "tired"})
+
+
+@pytest.mark.parametrize("port", ["llm", "tts"])
+async def test_under_overload_the_cheaper_engine_answers_first_and_the_first_stands_behind_it(
+    port: str, control: Path
+) -> None:
+    engine = laddered(port, control)
+
+    async def answer() -> set[str]:
+        if port == "tts":
+            said = [item async for item in engine.speak(SpeakRequest("CA1", 1, 0, "We open at nine.", cheap=True))]
+            return {item.engine for item in said}
+        request = ReplyRequest("CA1", 1, (Message("user", "hi"),), cheap=True)
+        return {item.engine async for item in engine.reply(request)}
+
+    first, last = engine.ladder.rungs
+    assert await answer() == {last.name}
+    assert (first.used, last.used) == (0, 1)
+    engine.ladder.rungs[1].engine = registry.load(port, "faulty", {"engine": "simulated", "fault": "error"})
+    assert await answer() == {first.name}, "no caller is left without an answer for it"

@@ -47,6 +47,7 @@ class FakeDispatcher:
         self.admitted: list[tuple[str, str, str]] = []
         self.released: list[tuple[str, str]] = []
         self.refuse = ""
+        self.wait_s = self.asked = 0
         self.error: Exception | None = None
         self.states: list[str] = ["unknown"]
         self.report: dict[str, Any] = {
@@ -60,7 +61,7 @@ class FakeDispatcher:
         self._fail()
         self.admitted.append((call_id, caller_pii, called))
         if self.refuse:
-            return Refusal(call_id, self.refuse)
+            return Refusal(call_id, self.refuse, self.wait_s, self.asked)
         return Admission(call_id, "gateway-1", "wss://voice.example.com/media")
 
     async def call_state(self, call_id: str) -> str:

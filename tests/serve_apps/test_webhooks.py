@@ -97,7 +97,27 @@ async def test_only_the_configured_account_is_served() -> None:
     assert (await stack.post("/twilio/voice", AccountSid="AC2")).status_code == 403
 
 
-@pytest.mark.parametrize("reason", ["full", "draining", "no_gateway", "not_ready"])
+@pytest.mark.parametrize(("asked", "told"), [(0, True), (1, False), (2, False), (3, True)])
+async def test_a_caller_who_waits_is_told_now_and_then_and_asks_again(asked: int, told: bool) -> None:
+    stack = Stack()
+    stack.dispatcher.refuse, stack.dispatcher.wait_s, stack.dispatcher.asked = "queue", 3, asked
+    answer = await stack.post("/twilio/voice")
+    assert verbs(answer) == ["Say"] * told + ["Pause", "Redirect"]
+    assert (stack.context.settings.agent.queue in answer.text) == told
+    assert 'length="3"' in answer.text
+    assert f"{PUBLIC}/twilio/voice<" in answer.text
+    stack.dispatcher.refuse = ""
+    assert verbs(await stack.post("/twilio/voice")) == ["Connect"]
+
+
+async def test_a_caller_who_hangs_up_in_the_line_leaves_it() -> None:
+    stack = Stack()
+    stack.dispatcher.states = ["queued"]
+    await stack.post("/twilio/status", CallStatus="completed")
+    assert stack.dispatcher.released == [("CA1", "caller_hung_up")]
+
+
+@pytest.mark.parametrize("reason", ["full", "overloaded", "draining", "no_gateway", "not_ready"])
 async def test_a_full_house_is_said_not_silence(reason: str) -> None:
     stack = Stack()
     stack.dispatcher.refuse = reason
