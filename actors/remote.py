@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.booting import self_starting
 from actors.clients import DISPATCHER, GATEWAY_PREFIX, HOST_PREFIX, JOURNAL
 from actors.dispatch.dispatcher import Dispatcher
 from actors.gateway.gateway import MediaGateway
 from actors.journal.journal import Journal
-from configs import logs
 from configs.runtime import StackContext
-from voice_agent.errors import CapacityError, VoiceAgentError
+from voice_agent.errors import CapacityError
 
 logger = logging.getLogger(__name__)
 
@@ -107,27 +106,8 @@ def kill_named(namespace: str) -> None:
                 continue  # it is gone already
 
 
-def _self_starting(kind: type[Any], log_level: str) -> type[Any]:
-    """``kind`` with a constructor that also begins ``start``: of a restarted actor Ray re-runs nothing else."""
-
-    async def construct(self: Any, *arguments: Any) -> None:
-        logs.set_up(log_level)
-        kind.__init__(self, *arguments)
-        self._boot = asyncio.create_task(_boot(self), name="boot")
-
-    return type(kind.__name__, (kind,), {"__init__": construct, "__doc__": kind.__doc__})
-
-
-async def _boot(actor: Any) -> None:
-    try:
-        await actor.start()
-    except (VoiceAgentError, OSError) as error:
-        # Whoever waits for the actor calls ``start`` again and is told the same.
-        logger.warning("actor did not start", extra={"actor": type(actor).__name__, "reason": str(error)})
-
-
 def _named(kind: type[Any], name: str, context: StackContext, **options: Any) -> Any:
-    return ray.remote(_self_starting(kind, context.settings.telemetry.log_level)).options(
+    return ray.remote(self_starting(kind, context.settings.telemetry.log_level)).options(
         name=name,
         namespace=context.settings.ray.namespace,
         lifetime="detached",

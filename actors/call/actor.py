@@ -30,7 +30,7 @@ from actors.tasks import LoopLag, TaskKeeper, keep_out_of_collections
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
-from voice_agent.errors import ConfigError, ProtocolError
+from voice_agent.errors import ConfigError, ProtocolError, StorageError
 from voice_agent.metrics import STREAM_LOST
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class CallActor:
 
     async def _start(self) -> HostAddress:
         _check_code(self._context)
-        edges = self._edges or _cluster_edges(self._context)
+        edges = self._edges or await _cluster_edges(self._context)
         await edges.plane.warm()
         settings = self._context.settings
         outbox = JournalOutbox(edges.journal)
@@ -257,7 +257,7 @@ def _peer(shell: CallShell) -> str:
     return shell.port.peer if isinstance(shell.port, LinkConnection) else ""
 
 
-def _cluster_edges(context: StackContext) -> CallEdges:
+async def _cluster_edges(context: StackContext) -> CallEdges:
     """The edges of a process in a Ray cluster."""
     from actors.call.serve_plane import ServePlane
     from actors.call.stalls import deadlines_of
@@ -267,7 +267,12 @@ def _cluster_edges(context: StackContext) -> CallEdges:
     plane = ServePlane(
         sticky=max(stt.replicas, stt.max_replicas) > 1, deadlines=deadlines_of(context.settings.deadlines)
     )
-    return CallEdges(plane, RayJournal(context.settings.ray.namespace), node_address())
+    journal = RayJournal(context.settings.ray.namespace)
+    try:
+        await journal.find()
+    except StorageError as error:
+        logger.warning("journal not found yet", extra={"reason": str(error)})
+    return CallEdges(plane, journal, node_address())
 
 
 def _check_code(context: StackContext) -> None:
