@@ -37,7 +37,7 @@ class SpeechSettings:
         fade_db: the voice has faded when a window stays this much below the utterance's loudest; voices do that at the
             end of a turn, some 10 ms before their last loud frame, and two or three times a second elsewhere.
         fade_every_ms: how often it is told again while it stays so: the last word may become known meanwhile.
-        fade_after_ms: speech shorter than this does not fade: nothing is a turn yet.
+        fade_after_ms: speech shorter than this does not fade: so few words are rarely a turn.
         rise_db: a voice that faded has risen when ``rise_windows`` in a row come this near to the loudest.
         rise_windows: see ``rise_db``; the burst of a last consonant is shorter.
     """
@@ -54,9 +54,9 @@ class SpeechSettings:
     range_db: float = 20.0
     quiet_threshold: float = 0.8
     notice_db: float = 4.0
-    fade_db: float = 9.0
+    fade_db: float = 12.0
     fade_every_ms: int = 64
-    fade_after_ms: int = 500
+    fade_after_ms: int = 1000
     rise_db: float = 6.0
     rise_windows: int = 2
 

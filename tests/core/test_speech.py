@@ -72,7 +72,7 @@ def silence_told_after(probability: float, **changes: float) -> int | None:
 
 def test_a_voice_fades_once_and_rises_only_when_it_goes_on() -> None:
     segmenter = make(fade_after_ms=300)
-    soft, burst = [-31.0] * 4, [-22.0] * 4
+    soft, burst = [-34.0] * 4, [-22.0] * 4
     heard = [segmenter.accept(0.9, level, playing=False) for level in [LOUD] * 4 + [soft] * 3]
     assert heard == [None, SpeechOnset(1, 0, resumed=False), None, None, None, None, None], "too short to be a turn"
     heard = [segmenter.accept(0.9, level, playing=False) for level in [LOUD] * 6 + [soft] * 3 + [burst, soft]]
