@@ -78,11 +78,13 @@ def _register() -> None:
     from cluster.commands.load import smoke, soak
     from cluster.commands.policy import check as check_policy
     from cluster.commands.policy import show as show_policy
+    from cluster.commands.status import status
     from cluster.commands.tools import list_tools
 
     app.command("demo")(demo)
     app.command("call")(place_call)
     app.command("doctor")(doctor)
+    app.command("status")(status)
     app.command("eval")(evaluate)
     load.command("smoke")(smoke)
     load.command("soak")(soak)

@@ -15,6 +15,7 @@ from typing import Any
 
 from engines import registry
 from serve_apps.replica import as_ours, engines_of
+from serve_apps.stuck import Watchdog
 from voice_agent.errors import ProtocolError
 from voice_agent.ports import (
     Capabilities,
@@ -70,6 +71,7 @@ class SpeechToText:
         self._clock = clock
         self._utterances: OrderedDict[tuple[str, int], _Utterance] = OrderedDict()
         self._executor = ThreadPoolExecutor(self._engine.capabilities.parallel, thread_name_prefix="stt")
+        self._watchdog = Watchdog(clock=clock)
         self.evicted = 0
 
     async def capabilities(self) -> Capabilities:
@@ -83,6 +85,14 @@ class SpeechToText:
     async def reload(self) -> None:
         """Take the vocabulary of the last ingest. Utterances under way keep the old one."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.reload)
+
+    async def check_health(self) -> None:
+        """Serve's: a replica that fails three times is replaced; utterances under way are sent again to another.
+
+        Raises:
+            EngineFailedError: a thread of the engine hangs.
+        """
+        self._watchdog.check()
 
     async def open_sessions(self) -> int:
         """How many utterances this replica holds."""
@@ -119,12 +129,16 @@ class SpeechToText:
         utterance.used_at_s = self._clock()
         self._utterances.move_to_end(key)
         # A cancelled request leaves its thread at work: position and lock belong to the thread, not to the request.
-        work = asyncio.get_running_loop().run_in_executor(self._executor, _advance, utterance, request, self._turn)
+        work = asyncio.get_running_loop().run_in_executor(self._executor, self._advance, utterance, request)
         try:
             return await work
         except Exception as error:  # the border of a replica request
             self._forget(key)
             raise as_ours(error, "stt", request.call_id) from error
+
+    def _advance(self, utterance: _Utterance, request: TranscribeRequest) -> TranscribeResponse:
+        with self._watchdog.work():
+            return _advance(utterance, request, self._turn)
 
     def _open(self, key: tuple[str, int], epoch: int) -> _Utterance:
         while len(self._utterances) >= self._max_sessions:

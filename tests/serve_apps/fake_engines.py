@@ -30,6 +30,7 @@ class CountingStt:
         self.closings: SimpleQueue[None] = SimpleQueue()
         self.go_on = Event()
         self.go_on.set()
+        self.begun = Event()
         self.made.append(self)
 
     def open(self, *, call_id: str, utterance: int) -> CountingSession:
@@ -49,6 +50,7 @@ class CountingSession:
 
     def accept(self, audio: bytes) -> None:
         assert not self.closed
+        self._engine.begun.set()
         self._engine.go_on.wait(20)
         if audio.startswith(b"!"):
             raise ZeroDivisionError("the model broke")

@@ -16,6 +16,7 @@ from fake_engines import CountedTts, CountingStt, EndlessLlm
 from engines import registry
 from serve_apps.language_model import LanguageModel
 from serve_apps.speech_to_text import SpeechToText
+from serve_apps.stuck import STUCK_S
 from serve_apps.text_to_speech import TextToSpeech
 from voice_agent.errors import ConfigError, EngineFailedError, ProtocolError
 from voice_agent.ports import (
@@ -197,6 +198,22 @@ async def test_the_loop_is_free_while_an_engine_works() -> None:
     assert not working.done()
     engine.go_on.set()
     await working
+
+
+async def test_a_thread_that_hangs_for_good_fails_the_health_check() -> None:
+    clock = Clock()
+    deployment, engine = stt(clock=clock)
+    engine.go_on.clear()
+    hung = asyncio.ensure_future(deployment.transcribe(audio("abc")))
+    await asyncio.to_thread(engine.begun.wait, 20)
+    clock.now += STUCK_S - 1
+    await deployment.check_health()
+    clock.now += 2
+    with pytest.raises(EngineFailedError, match="more than 60 s"):
+        await deployment.check_health()
+    engine.go_on.set()
+    await hung
+    await deployment.check_health()
 
 
 async def test_reload_reaches_the_engine() -> None:

@@ -21,7 +21,7 @@ from voice_agent.dialog.records import TurnRecord
 from voice_agent.dialog.reply import Reply
 from voice_agent.dialog.state import State, Timer
 
-FILLER_GRACE_MS: Final = 300
+FILLER_GRACE_MS: Final = 100
 """A silence that is long already when the turn becomes the agent's may go on for this."""
 
 
