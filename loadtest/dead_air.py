@@ -44,8 +44,8 @@ STOPPED: Final = "stopped"
 LIMIT_MS: Final = 1500
 _LEAD_S: Final = 12.0
 _HOLD_S: Final = {STOPPED: 8.0}
-_HOLD_ELSE_S: Final = 6.0
-_BETWEEN_S: Final = 5.0
+_HOLD_ELSE_S: Final = 5.0
+_BETWEEN_S: Final = 3.0
 _CALLERS_PATIENCE_MS: Final = 3000
 """The caller speaks again after this silence: what the agent says later than that is lost to the measurement."""
 _QUESTIONS: Final = ("Where is your shop?", "When is delivery free?", "Do you repair electric bikes?")
@@ -266,7 +266,8 @@ async def measure_dead_air(
 async def _main(arguments: argparse.Namespace) -> int:
     out_dir: Path = arguments.out
     await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
-    planned = [(stage, kind) for stage in arguments.stages.split(",") for kind in arguments.kinds.split(",")]
+    # Stage after stage, so that the breakers of one are closed again when its next fault comes.
+    planned = [(stage, kind) for kind in arguments.kinds.split(",") for stage in arguments.stages.split(",")]
     with tempfile.TemporaryDirectory(prefix="dead-air-") as name:
         sets = settings_of(Path(name), fallback=not arguments.no_fallback, more=arguments.set)
         async with running_stack("simulated", sets, out_dir / "var", out_dir / "up.log") as stack:
