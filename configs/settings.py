@@ -117,7 +117,7 @@ class TurnSettings(Section):
     )
     keys_pause_s: float = Field(1.5, gt=0, description="Keys end an input after this pause, or at `#`.")
     filler_after_s: float = Field(
-        1.3,
+        1.25,
         gt=0,
         description="Silence in the agent's turn that is broken by a recorded phrase, `agent.filler` first; counted from"
         " the last sound of either side.",

@@ -24,7 +24,7 @@ class TurnPolicy:
     max_early_speculations: int = 2
     speculate_below_load: float = 0.8
     keys_pause_ms: int = 1500
-    filler_after_ms: int = 1300
+    filler_after_ms: int = 1250
     max_tools: int = 4
     first_clause_words: int = 0
 
