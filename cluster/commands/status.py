@@ -83,7 +83,12 @@ def troubles_of(report: Mapping[str, Any]) -> list[str]:
     dispatcher = report["dispatcher"]
     if "error" not in dispatcher:
         if not dispatcher["free"]:
-            found.append("full: the next call is refused")
+            found.append("full: the next caller waits")
+        overload = dispatcher["overload"]
+        if overload["level"]:
+            found.append(
+                f"overload level {overload['level']} ({overload['action']}), {overload['waiting']} callers wait"
+            )
         for name, host in dispatcher["hosts"].items():
             found += [f"{name} {trouble}" for trouble in _avoided(host["stages"])]
     if report["journal"].get("store_away"):

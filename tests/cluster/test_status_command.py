@@ -20,6 +20,7 @@ WELL: dict[str, Any] = {
         "free": 17,
         "code": {"number": 2},
         "rollout": {"phase": "idle"},
+        "overload": {"level": 0, "action": "none", "waiting": 0},
         "hosts": {
             "call-1": {
                 "calls": ["CA1", "CA2", "CA3"],
@@ -65,7 +66,12 @@ def test_all_is_well() -> None:
         (("dispatcher",), GONE, "dispatcher does not answer: it is gone"),
         (("engines",), GONE, "engines does not answer: it is gone"),
         (("gateways", "gateway-1"), GONE, "gateway-1 does not answer: it is gone"),
-        (("dispatcher", "free"), 0, "full: the next call is refused"),
+        (("dispatcher", "free"), 0, "full: the next caller waits"),
+        (
+            ("dispatcher", "overload"),
+            {"level": 3, "action": "queue", "waiting": 4},
+            "overload level 3 (queue), 4 callers wait",
+        ),
         (("journal", "store_away"), True, "Postgres is away; the journal spools to its disk"),
         (("engines", "tts", "0", "coqui", "breaker"), "half_open", "tts: the engine coqui is skipped"),
         (
