@@ -21,8 +21,15 @@ from voice_agent.errors import ProtocolError
 MAX_PAGE = 200
 
 _ENDED_AT = "CASE WHEN end_reason <> '' THEN started_at + duration_ms * interval '1 millisecond' END AS ended_at"
+_CODES = (
+    "ARRAY(SELECT t.code FROM turns AS t WHERE t.call_id = calls.call_id AND t.code <> '' "
+    "GROUP BY t.code ORDER BY min(t.turn)) AS codes"
+)
+"""Versions of the code that ended turns of a call, in the order of its turns."""
+
 _CALL_COLUMNS = (
-    f"call_id, caller_pii, called, started_at, {_ENDED_AT}, duration_ms, turns, barge_ins, end_reason, counters"
+    f"call_id, caller_pii, called, started_at, {_ENDED_AT}, duration_ms, turns, barge_ins, end_reason, counters, "
+    f"{_CODES}"
 )
 _TURN_COLUMNS = (
     "turn, kind, outcome, caller_text_pii, caller_confidence, agent_text_pii, heard_text_pii, sources, "

@@ -16,8 +16,9 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from actors.gateway.call_services import CallCounters, CallServices
 from actors.gateway.dispatcher_port import DispatcherPort
-from actors.gateway.gateway_call import CallCounters, CallServices, GatewayCall
+from actors.gateway.gateway_call import GatewayCall
 from actors.gateway.host_links import HostLinks
 from actors.gateway.media_socket import MediaServer, SocketLimits
 from actors.gateway.pulse import Pulse

@@ -11,16 +11,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
+from actors.gateway.call_services import CallCounters, CallServices
 from actors.gateway.caller_ear import CallerEar
-from actors.gateway.dispatcher_port import DispatcherPort
-from actors.gateway.host_links import HostLink, HostLinks
-from actors.gateway.pulse import Pulse
-from actors.gateway.takeover import TakeOver, TakeOverClock
+from actors.gateway.host_links import HostLink
+from actors.gateway.takeover import TakeOverClock
 from actors.gateway.twilio_leg import FAILED, TwilioLeg
-from actors.gateway.vad_batch import VadBatch
 from actors.link.messages import (
     HANDED_OVER,
     HOST_FULL,
@@ -33,7 +30,6 @@ from actors.link.messages import (
     Play,
     Snapshot,
 )
-from configs.settings import MediaSettings
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import (
     CarrierStopped,
@@ -62,41 +58,6 @@ STREAM_EPOCHS: Final = 1000
 MOVED: Final = "moved"
 MOVE_S: Final = 5.0
 """An actor that a call is moved to says within this time that it has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallServices:
-    """What the calls of a gateway share."""
-
-    media: MediaSettings
-    dispatcher: DispatcherPort
-    links: HostLinks
-    vad: VadBatch
-    pulse: Pulse
-    over: Callable[[GatewayCall], None]
-    moved: Callable[[TakeOver], None]
-
-
-@dataclass(slots=True)
-class CallCounters:
-    """What happened in a call.
-
-    ``missing`` counts sequence numbers never seen, ``malformed`` messages that broke the protocol, ``out_of_order``
-    media dropped because it came twice or late.
-    """
-
-    frames: int = 0
-    missing: int = 0
-    malformed: int = 0
-    out_of_order: int = 0
-    takeovers: int = 0
-    moves: int = 0
-    stale_messages: int = 0
-    refused_plays: int = 0
-    events: int = 0
-    uploads: int = 0
-    holds_by_voice: int = 0
-    snapshots: int = 0
 
 
 class GatewayCall:

@@ -49,10 +49,11 @@ def list_calls(
             str(row["turns"]),
             str(row["barge_ins"]),
             row["end_reason"] or "live",
+            " > ".join(row.get("codes", ())),  # an ingress that an older `up` started has none
         )
         for row in rows
     ]
-    print_table(("call", "started", "seconds", "turns", "barge-ins", "ended"), cells)
+    print_table(("call", "started", "seconds", "turns", "barge-ins", "ended", "code"), cells)
 
 
 def show(

@@ -20,7 +20,13 @@ runner = CliRunner()
 
 
 def _calls(*_: Any) -> list[dict[str, Any]]:
-    row = {"started_at": "2026-03-01T10:00:00", "duration_ms": 61_250, "turns": 4, "barge_ins": 1}
+    row = {
+        "started_at": "2026-03-01T10:00:00",
+        "duration_ms": 61_250,
+        "turns": 4,
+        "barge_ins": 1,
+        "codes": ["1a2b", "3c4d"],
+    }
     return [{"call_id": CALL, "end_reason": "transfer:front desk of the shop", **row}]
 
 
@@ -45,11 +51,15 @@ def test_a_narrow_terminal_shows_whole_names(command: list[str], name: str) -> N
     assert "…" not in shown
 
 
-@pytest.mark.parametrize(("command", "name"), [(["calls", "list"], CALL), (["kb", "list"], SOURCE)])
-def test_without_a_terminal_a_row_is_a_line_of_cells(command: list[str], name: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "name", "last"),
+    [(["calls", "list"], CALL, "1a2b > 3c4d"), (["kb", "list"], SOURCE, "2026-03-01T10:00")],
+)
+def test_without_a_terminal_a_row_is_a_line_of_cells(command: list[str], name: str, last: str) -> None:
     heading, row = runner.invoke(app, command, env={"COLUMNS": "80"}).output.splitlines()
     assert row.split("\t")[0] == name
-    assert len(row.split("\t")) == len(heading.split("\t")) == 6
+    assert row.split("\t")[-1].startswith(last)
+    assert len(row.split("\t")) == len(heading.split("\t"))
 
 
 @pytest.mark.parametrize("env", [TERMINAL, {"COLUMNS": "80"}], ids=["terminal", "pipe"])

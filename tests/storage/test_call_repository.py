@@ -174,7 +174,7 @@ async def test_an_owner_that_was_replaced_overwrites_nothing(calls: CallReposito
     assert call is not None
     assert call["end_reason"] == ""
     assert [record["caller_text_pii"] for record in call["turn_records"]] == ["first", "second"]
-    assert [record["code"] for record in call["turn_records"]] == ["a", "b"]
+    assert [record["code"] for record in call["turn_records"]] == call["codes"] == ["a", "b"]
     assert call["turn_records"][1]["tool_calls"] == ["lookup", "book"]
     await calls.move_call("CA1", 1)
     await calls.end_call(replace(ended(), epoch=2))
