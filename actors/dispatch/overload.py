@@ -27,6 +27,7 @@ class Overload:
         self._ladder = OverloadLadder()
         self._door = Door(calls.admit_per_s, calls.queue_s, most_waiting=calls.max_calls)
         self._signals = Signals()
+        self._gateway_lags_ms: dict[str, float] = {}
         self._refused = Counter[str]()
         self.queued = 0
 
@@ -60,10 +61,10 @@ class Overload:
             hosts: their newest status is read; it was asked for just now.
             gateways: are asked.
         """
-        lags_ms = await asyncio.gather(*(self._cluster.gateway_lag_ms(gateway_id) for gateway_id in gateways))
-        busy = [host.status for host in hosts if host.calls and not host.misses]
+        await self._ask_gateways(tuple(gateways))
+        busy = [host.status for host in hosts if host.calls]
         self._signals = Signals(
-            gateway_lag_ms=max((lag_ms for lag_ms in lags_ms if lag_ms is not None), default=0.0),
+            gateway_lag_ms=max(self._gateway_lags_ms.values(), default=0.0),
             actor_lag_ms=max((float(status.get("recent_lag_ms", 0.0)) for status in busy), default=0.0),
             # All actors ask one plane: what only one of them has seen is chance.
             plane_load=sum(float(status.get("plane_load", 0.0)) for status in busy) / max(1, len(busy)),
@@ -73,6 +74,15 @@ class Overload:
         if self.level != before:
             logger.warning("overload level", extra={"level": int(self.level), "before": int(before)} | self._reasons())
         await asyncio.gather(*(self._tell(host) for host in hosts if host.level != self.level))
+
+    async def _ask_gateways(self, gateways: tuple[str, ...]) -> None:
+        """One that does not answer is as it was: it may be too busy to say so, or only frozen."""
+        answers = await asyncio.gather(*(self._cluster.gateway_lag_ms(gateway_id) for gateway_id in gateways))
+        before = self._gateway_lags_ms
+        self._gateway_lags_ms = {
+            gateway_id: before.get(gateway_id, 0.0) if lag_ms is None else lag_ms
+            for gateway_id, lag_ms in zip(gateways, answers, strict=True)
+        }
 
     async def _tell(self, host: Host) -> None:
         """Best effort; one that was not reached is told at the next look."""

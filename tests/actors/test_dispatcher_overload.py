@@ -77,6 +77,10 @@ async def test_lag_of_an_actor_with_calls_reaches_all_actors_and_keeps_newcomers
     cluster.lag_ms = 400.0
     await dispatcher.check()
     assert (await dispatcher.admit("CA3", "", "")).reason == "overloaded"
+    cluster.lag_ms, clock.now = None, clock.now + 2 * HOLD_MS / 1000
+    await dispatcher.check()
+    await dispatcher.check()
+    assert (await dispatcher.status())["overload"]["level"] == 4, "a gateway too busy to answer is not a calm one"
     talks.lag_ms = cluster.lag_ms = 0.0
     for _ in range(5):
         await dispatcher.check()
