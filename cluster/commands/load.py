@@ -143,7 +143,8 @@ def _plan(file: Path, options: dict[str, Any]) -> LoadPlan:
     plan = replace(plan, **{key: value for key, value in changes.items() if value is not None})
     sets = dict(item.split("=", 1) for item in options["overrides"] or [] if "=" in item)
     room = int(plan.sets.get("calls.max_calls", "0"))
-    if room < plan.calls:
+    # A file that names fewer lines than callers is about a burst; more callers than it names come with lines.
+    if room < plan.calls and (not room or options["calls"] is not None):
         sets.setdefault("calls.max_calls", str(plan.calls + plan.calls // 10))
     return bounded(replace(plan, sets={**plan.sets, **sets}), str(file))
 
