@@ -21,10 +21,11 @@ from loadtest.sounds import has_words, pieces
 from loadtest.speech import CallerSpeech, background, with_noise
 from voice_agent.audio.g711 import SILENCE, mulaw_decode
 from voice_agent.audio.levels import loud_frames
+from voice_agent.dialog.completeness import Completeness
 from voice_agent.dialog.listening import PAUSES_KEPT, Pace, endpoint_silence_ms, judge, surprises
 from voice_agent.dialog.policy import TurnPolicy
 from voice_agent.errors import EngineUnavailableError
-from voice_agent.ports import TurnModel
+from voice_agent.ports import TranscribeResponse, TurnModel
 from voice_agent.speech import SpeechOnset, SpeechPause, SpeechSegmenter, SpeechSettings
 
 FIXED_MS: Final = (200, 300, 400, 500, 600, 700, 800, 900, 1000, 1100, 1200)
@@ -47,8 +48,8 @@ class HeardPause:
     """A pause as the platform sees it, in ms of the line.
 
     ``end_ms``: of the last loud frame; ``resumed_ms``: when speech that goes on is noticed, None after the last one;
-    ``next_ms``: its onset; ``text``: the words recognised so far; ``complete``: a turn model's probability that the
-    caller is done, None where there is no model.
+    ``next_ms``: its onset; ``text``: the words recognised so far; ``confidence``: how sure the recogniser is of
+    them; ``complete``: a turn model's probability that the caller is done, None where there is no model.
     """
 
     end_ms: int
@@ -56,6 +57,12 @@ class HeardPause:
     resumed_ms: int | None = None
     next_ms: int | None = None
     complete: float | None = None
+    confidence: float = 1.0
+
+    def judged(self, policy: TurnPolicy, *, model: bool) -> Completeness:
+        """What the dialog would think of its words; ``model``: with what the turn model said."""
+        sure = self.confidence >= policy.barge_in_min_confidence
+        return judge(self.text, None, self.complete if model else None, sure=sure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +187,15 @@ def _hear(call: str, line: str, speech: bytes, engines: _Engines) -> HeardLine:
             elif isinstance(signal, SpeechPause):
                 session.accept(audio[fed : segmenter.position])
                 fed = segmenter.position
-                pauses.append(_pause(signal, audio[:fed], session.result(flush=True).text, engines.turn_model))
+                pauses.append(_pause(signal, audio[:fed], session.result(flush=True), engines.turn_model))
     finally:
         session.close()
     return HeardLine(call, line, (int(loud[-1]) + 1) * 20 if len(loud) else 0, tuple(pauses))
 
 
-def _pause(signal: SpeechPause, audio: bytes, text: str, model: TurnModel | None) -> HeardPause:
-    complete = model.complete(audio[-_TURN_MODEL_MS * _SAMPLES_PER_MS :], text) if model is not None else None
-    return HeardPause(signal.end // _SAMPLES_PER_MS, text, complete=complete)
+def _pause(signal: SpeechPause, audio: bytes, heard: TranscribeResponse, model: TurnModel | None) -> HeardPause:
+    complete = model.complete(audio[-_TURN_MODEL_MS * _SAMPLES_PER_MS :], heard.text) if model is not None else None
+    return HeardPause(signal.end // _SAMPLES_PER_MS, heard.text, complete=complete, confidence=heard.confidence)
 
 
 def _levels(window: Any) -> list[float]:
@@ -207,9 +214,7 @@ def fixed(silence_ms: int) -> Silence:
 
 def adaptive(policy: TurnPolicy, *, model: bool = False) -> Silence:
     """What the dialog does; ``model``: with what the turn model said."""
-    return lambda pause, pace: endpoint_silence_ms(
-        judge(pause.text, None, pause.complete if model else None), pace, policy
-    )
+    return lambda pause, pace: endpoint_silence_ms(pause.judged(policy, model=model), pace, policy)
 
 
 def scaled(policy: TurnPolicy, scale: float) -> TurnPolicy:
@@ -225,7 +230,7 @@ def scaled(policy: TurnPolicy, scale: float) -> TurnPolicy:
 
 def surprises_by(model: bool) -> Callable[[HeardPause], bool]:
     """Whether a pause came where the words, or with ``model`` the turn model, did not announce it."""
-    return lambda pause: surprises(judge(pause.text, None, pause.complete if model else None))
+    return lambda pause: surprises(pause.judged(TurnPolicy(), model=model))
 
 
 def point(name: str, silence: Silence, lines: Sequence[HeardLine], *, model: bool = False) -> CurvePoint:

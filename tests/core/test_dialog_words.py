@@ -159,6 +159,12 @@ def test_a_filled_slot_beats_the_turn_model_and_that_beats_the_words(
     assert judge(text, finished, complete) is expected
 
 
+def test_unsure_words_are_no_end_of_a_turn_unless_they_answer_what_was_asked() -> None:
+    assert judge("when do you open", None, None, sure=False) is Completeness.INCOMPLETE
+    assert judge("when do you open", None, 0.9, sure=False) is Completeness.INCOMPLETE
+    assert judge("four one two", True, None, sure=False) is Completeness.COMPLETE
+
+
 def test_the_callers_own_pauses_teach() -> None:
     policy = TurnPolicy()
     slow, quick = Pace([700, 800, 750]), Pace((), unbroken_turns=4)

@@ -70,7 +70,9 @@ class Hearing(Foreseeing):
             return None
         text = self._s.caller_text()
         complete = utterance.complete if utterance is not None else None
-        return judge(text, self.director.finished(self._s.memory, text), complete)
+        confidence = utterance.confidence if utterance is not None else self._s.confidence
+        sure = confidence >= self.policy.barge_in_min_confidence
+        return judge(text, self.director.finished(self._s.memory, text), complete, sure=sure)
 
     def _on_speech_resumed(self, event: SpeechResumed) -> None:
         """The caller goes on: what was prepared is dropped without a trace."""

@@ -34,17 +34,21 @@ word; so its words must be surer by ``NOD_CONFIDENCE``. From ``REQUEST_MS`` on t
 """
 
 
-def judge(text: str, finished: bool | None, complete: float | None) -> Completeness:
+def judge(text: str, finished: bool | None, complete: float | None, *, sure: bool = True) -> Completeness:
     """The best judgement there is: a filled slot beats the turn model, and a sure turn model beats the words alone.
+
+    Words the recogniser is not sure of say nothing about an end; the answer to them would be to ask again, and that can
+    wait for what else the caller says.
 
     Args:
         text: the caller's words of this turn.
         finished: whether what was asked for was answered; None: nothing was asked.
         complete: the turn model's probability that the caller is done; None: there is no model.
+        sure: whether the recogniser is sure of the words.
     """
     if finished is not None:
         return Completeness.COMPLETE if finished else Completeness.INCOMPLETE
-    by_words = completeness(text)
+    by_words = completeness(text) if sure else Completeness.INCOMPLETE
     if complete is None or by_words is Completeness.INCOMPLETE:
         return by_words
     if complete >= SURE_DONE:
