@@ -22,8 +22,8 @@ from voice_agent.audio.levels import loud_frames
 WORD_MS: Final = 350
 HEARD: Final = re.compile(r"(\d+) milliseconds")
 TOLERANCE_MS: Final = 120
-"""The recogniser counts loud frames on another grid than the line's, and the edges of an utterance are found in windows of
-32 ms: quiet ends of words fall on either side. What can be lost comes in pieces of ``media.upload_ms``, here 200 ms."""
+"""The recogniser counts loud frames on another grid than the line's, and the edges of an utterance are found in windows
+of 32 ms: quiet ends of words fall on either side. What can be lost comes in pieces of ``media.upload_ms``, 200 ms."""
 AFTERWARDS_MS: Final = 12_000
 """A gateway's death excuses what was said and heard for this long after it: the stream itself was gone."""
 
