@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ def switch(control: Path, fault: str) -> None:
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Path:
+def control(tmp_path: Path) -> Iterator[Path]:
     file = tmp_path / "fault"
     switch(file, "")
-    return file
+    yield file
+    switch(file, "")  # a thread that hangs ends with its fault, else the process of the tests waits for it an hour
 
 
 async def spoken(engine: Any, text: str = "We open at nine, and close at six in the evening.") -> list[SpeechChunk]:
