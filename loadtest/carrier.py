@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
-import httpx
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from loadtest import twiml
@@ -22,6 +22,7 @@ from loadtest.media_client import MediaClient, open_client
 from loadtest.network import Network
 from loadtest.playout import FRAME_MS, Underrun
 from loadtest.ticker import Ticker
+from loadtest.webhooks import WebhookClient
 from voice_agent.errors import ProtocolError
 from voice_agent.twilio import signature
 
@@ -96,9 +97,15 @@ def is_loopback(url: str) -> bool:
     if not host:
         return False
     try:
-        found = socket.getaddrinfo(host, None)
+        return _host_is_loopback(host)
     except OSError:
         return False
+
+
+@lru_cache(maxsize=64)
+def _host_is_loopback(host: str) -> bool:
+    """Asked once for each host: a resolver that takes its time would hold up every call's clock."""
+    found = socket.getaddrinfo(host, None)
     return all(ipaddress.ip_address(str(item[4][0]).partition("%")[0]).is_loopback for item in found)
 
 
@@ -117,7 +124,7 @@ class EmulatedCall:
         self,
         target: CallTarget,
         caller: ScriptedCaller,
-        http: httpx.AsyncClient,
+        http: WebhookClient,
         ticker: Ticker,
         network: Network | None = None,
     ) -> None:
@@ -297,9 +304,9 @@ class EmulatedCall:
             raise _CallEndedError("carrier", f"webhook {reachable} is not on this machine")
         headers = {"X-Twilio-Signature": signature.compute(target.auth_token, url, form)}
         try:
-            answer = await self._http.post(reachable, data=form, headers=headers, timeout=_WEBHOOK_TIMEOUT_S)
-        except httpx.HTTPError as error:
+            answer = await self._http.post(reachable, form, headers, _WEBHOOK_TIMEOUT_S)
+        except OSError as error:
             raise _CallEndedError("carrier", f"webhook {url} failed: {type(error).__name__}") from error
         if not answer.is_success:
-            raise _CallEndedError("carrier", f"webhook {url} answered HTTP {answer.status_code} (Twilio error 11200)")
+            raise _CallEndedError("carrier", f"webhook {url} answered HTTP {answer.status} (Twilio error 11200)")
         return answer.text

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from loadtest.caller import ScriptedCaller, SpokenLine
 from loadtest.carrier import CallTarget, CallTrace, EmulatedCall
 from loadtest.measure import CallMeasures, loud_mulaw, measure_loud
@@ -18,6 +16,7 @@ from loadtest.recording import write_stereo
 from loadtest.script import CallerScript
 from loadtest.speech import CallerSpeech
 from loadtest.ticker import Ticker
+from loadtest.webhooks import WebhookClient
 from voice_agent.errors import ConfigError
 
 
@@ -147,7 +146,7 @@ async def _place(
     speech = await asyncio.to_thread(CallerSpeech.open)
     lines = [await speech.lines(script.lines) for script in scripts]
     ticker = Ticker()
-    async with carrier_http() as http, asyncio.TaskGroup() as tasks:
+    async with WebhookClient() as http, asyncio.TaskGroup() as tasks:
         clock = tasks.create_task(ticker.run())
         calls = []
         for number, script in enumerate(scripts):
@@ -164,11 +163,6 @@ async def _place(
         outcome = await asyncio.to_thread(_finish, caller, task.result(), folder, speech.description)
         outcomes.append(outcome)
     return outcomes
-
-
-def carrier_http() -> httpx.AsyncClient:
-    """The client for webhooks: as many connections as calls need, no proxy."""
-    return httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
 
 
 class Notes:

@@ -7,6 +7,7 @@ the sum of RSS counts the libraries of every Ray worker again.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -83,9 +84,10 @@ class StackSampler:
         """For the ``pids`` of the ready line: kind to process ids."""
         return cls({pid: kind for kind, members in pids.items() for pid in members})
 
-    def cpu(self) -> dict[str, float]:
-        """CPU seconds by kind. Cheap: no memory is read."""
-        self._discover()
+    def cpu(self, *, discover: bool = True) -> dict[str, float]:
+        """CPU seconds by kind. No memory is read; without ``discover`` processes started since are not looked for."""
+        if discover:
+            self._discover()
         totals: dict[str, float] = {}
         for seen in self._seen.values():
             try:
@@ -96,8 +98,12 @@ class StackSampler:
             totals[seen.kind] = totals.get(seen.kind, 0.0) + seen.cpu_s
         return totals
 
-    def usage(self) -> Usage:
-        """CPU and memory. Reading PSS walks the page tables: some ms for each process, so not during a measurement."""
+    def usage(self, rest_s: float = 0.0) -> Usage:
+        """CPU and memory. Reading PSS walks the page tables: some ms for each process, so not during a measurement.
+
+        A process that allocates memory waits while its own are walked. ``rest_s`` is slept after each process, so that
+        the stack is not held up in many places at once.
+        """
         cpu_s = self.cpu()
         pss_mb: dict[str, float] = {}
         count: dict[str, int] = {}
@@ -114,6 +120,8 @@ class StackSampler:
                 continue
             count[seen.kind] = count.get(seen.kind, 0) + 1
             pss_mb[seen.kind] = pss_mb.get(seen.kind, 0.0) + memory.pss / 1e6
+            if rest_s:
+                time.sleep(rest_s)
         return Usage(cpu_s, pss_mb, count)
 
     def _discover(self) -> None:

@@ -7,27 +7,29 @@ ends with its standard input.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvloop
 
 from loadtest.caller import ScriptedCaller
 from loadtest.carrier import CallTrace, EmulatedCall
-from loadtest.place import carrier_http, outcome_of
+from loadtest.place import outcome_of
 from loadtest.speech import CallerSpeech
 from loadtest.swarm import pipe
-from loadtest.swarm.plan import draw
+from loadtest.swarm.plan import LoadPlan, draw
+from loadtest.swarm.precedence import go_first
 from loadtest.ticker import Ticker
+from loadtest.webhooks import WebhookClient
 
 _PULSE_S = 1.0
-_NICE = -5
-"""A generator that shares its machine with the stack goes before it where the user may say so: what it is late by would
-be measured as the stack's. It uses a fraction of a core, and how late it was is told either way."""
-
+_SWITCH_S = 0.0005
+"""How long the clock waits at most for the interpreter while an ended call is measured beside it."""
+_DRAWN = 200
+"""Callers that are made once before the first call; what they say over their line's noise is kept for all."""
 _TOLD = ("agent_speaks", "caller_says", "unanswered")
 
 
@@ -38,9 +40,11 @@ class Generator:
         self._setup = setup
         self._speech = speech
         self._out = out
-        self._http = carrier_http()
+        self._http = WebhookClient()
         self._ticker = Ticker()
         self._calls: dict[int, tuple[EmulatedCall, ScriptedCaller]] = {}
+        # One, so that a hundred calls that end together are measured one after the other.
+        self._measuring = ThreadPoolExecutor(1)
 
     async def run(self, inbox: asyncio.StreamReader) -> None:
         """Do what comes in until the stream ends; then whatever is going on ends too."""
@@ -57,6 +61,7 @@ class Generator:
                         caller.leave()
             for task in running:
                 task.cancel()
+        self._measuring.shutdown()
 
     async def _place(self, order: pipe.Place) -> None:
         number = order.number
@@ -80,8 +85,9 @@ class Generator:
 
     async def _finish(self, order: pipe.Place, caller: ScriptedCaller, trace: CallTrace) -> None:
         wav = Path(self._setup.out_dir) / f"call-{order.number:05d}.wav" if order.keep_audio else None
-        # numpy lets go of the interpreter for most of it: the clock of the other calls goes on.
-        outcome = await asyncio.to_thread(outcome_of, caller, trace, wav, self._speech.description)
+        outcome = await asyncio.get_running_loop().run_in_executor(
+            self._measuring, outcome_of, caller, trace, wav, self._speech.description
+        )
         self._tell(pipe.Ended(order.number, outcome))
 
     def _cut(self, order: pipe.Cut) -> None:
@@ -108,6 +114,13 @@ def _cpu_s() -> float:
     return times.user + times.system
 
 
+async def _make_callers(plan: LoadPlan, speech: CallerSpeech) -> None:
+    """So that none of this has to be done while calls go on."""
+    for number in range(min(plan.total_calls, _DRAWN)):
+        script = draw(plan, number).script
+        ScriptedCaller(script, await speech.lines(script.lines))
+
+
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
     inbox = asyncio.StreamReader(limit=1 << 24)
@@ -115,18 +128,17 @@ async def _serve() -> None:
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
     out = asyncio.StreamWriter(transport, protocol, None, loop)
     setup = await pipe.read(inbox)
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     if not isinstance(setup, pipe.Setup):
         return
     speech = await asyncio.to_thread(CallerSpeech.open)
-    for kind in setup.plan.callers:
-        await speech.lines(kind.script.lines)
+    await _make_callers(setup.plan, speech)
     # What is there now stays: collecting it again and again would only make ticks late.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(_SWITCH_S)
+    precedence = go_first()
     generator = Generator(setup, speech, out)
-    out.write(pipe.pack(pipe.Ready(os.getpid(), speech.description, _cpu_s())))
+    out.write(pipe.pack(pipe.Ready(os.getpid(), speech.description, _cpu_s(), precedence)))
     await generator.run(inbox)
     generator.pulse()
     await out.drain()

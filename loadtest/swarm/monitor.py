@@ -11,6 +11,10 @@ from loadtest.sampler import StackSampler
 from loadtest.swarm.swarm import Swarm
 
 _CPU_EVERY_S = 2.0
+_DISCOVER_EVERY = 5
+"""Samples between two looks for new processes, which read every process of the machine."""
+_REST_S = 0.02
+"""Between the memory of two processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,11 @@ class StackSample:
 
 
 class StackMonitor:
-    """Samples until cancelled. Reading memory walks page tables, so it is done each ``memory_every_s`` only."""
+    """Samples until cancelled.
+
+    Memory is read when all calls have been placed and each ``memory_every_s`` from then on: it walks the page tables of
+    the processes that are measured, and holds them up.
+    """
 
     def __init__(self, sampler: StackSampler, memory_every_s: float) -> None:
         self._sampler = sampler
@@ -37,9 +45,10 @@ class StackMonitor:
 
     async def run(self, swarm: Swarm) -> None:
         """A hook for ``Swarm.at``."""
+        wanted = min(swarm.plan.calls, swarm.plan.most_calls)
         next_memory_s = 0.0
         while True:
-            memory = swarm.elapsed_s >= next_memory_s
+            memory = swarm.placed >= wanted and swarm.elapsed_s >= next_memory_s
             if memory:
                 next_memory_s = swarm.elapsed_s + self._memory_every_s
             await self.sample(swarm, memory)
@@ -55,8 +64,8 @@ class StackMonitor:
         before_s = time.thread_time()
         try:
             if not memory:
-                return self._sampler.cpu(), {}, {}
-            usage = self._sampler.usage()
+                return self._sampler.cpu(discover=not len(self.samples) % _DISCOVER_EVERY), {}, {}
+            usage = self._sampler.usage(_REST_S)
             return usage.cpu_s, usage.pss_mb, usage.processes
         finally:
             self.cost_s += time.thread_time() - before_s

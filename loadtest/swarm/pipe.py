@@ -52,11 +52,16 @@ ToGenerator = Setup | Place | Cut | Leave
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A generator can place calls. ``speech`` says what speaks for its callers, ``cpu_s`` what the start has cost."""
+    """A generator can place calls.
+
+    ``speech`` says what speaks for its callers, ``cpu_s`` what the start has cost, ``precedence`` which place before
+    other processes it was granted.
+    """
 
     pid: int
     speech: str
     cpu_s: float
+    precedence: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,7 @@ def _generator(content: Mapping[str, Any]) -> str:
         f"<p>{found['processes']} process(es), {found['cpu_ms_per_call_s']} ms of CPU for a second of a call, "
         f"measuring included. Ticks late: P50 {late['p50_ms']} ms, P95 {late['p95_ms']} ms, largest "
         f"{late['largest_ms']:.1f} ms; {late['over_frame']} of {late['ticks']} by more than a frame. "
+        f"Its place before other processes: {escape(found['precedence'])}. "
         f"The callers' voices: {escape(found['speech'])}.</p>"
     )
 

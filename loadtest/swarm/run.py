@@ -22,7 +22,8 @@ from loadtest.swarm.swarm import Swarm, SwarmResult
 
 Tell = Callable[[str], None]
 _TELL_EVERY_S = 5.0
-_SHORT_S = 600.0
+_MEMORY_EVERY_S = 20.0
+"""More often only in a load of less than a minute, which is to have three such samples too."""
 _RECORDS_AT_ONCE = 4
 _WRITTEN_WITHIN_S = 2.0
 
@@ -58,7 +59,7 @@ async def run_load(
         GeneratorFailedError: a generator process died.
     """
     sampler = StackSampler.of_ready_line(target.pids)
-    monitor = StackMonitor(sampler, 5.0 if plan.steady_s < _SHORT_S else 20.0)
+    monitor = StackMonitor(sampler, min(_MEMORY_EVERY_S, plan.steady_s / 3 or _MEMORY_EVERY_S))
     async with Swarm(target.call, plan, out_dir / "audio", foreign=target.foreign) as swarm:
         sampler.without |= {os.getpid(), *(cost.pid for cost in swarm.generators)}
         if target.pids:

@@ -68,6 +68,7 @@ def summarise(
         "generator": {
             "processes": len(result.generators),
             "speech": result.generators[0].speech if result.generators else "",
+            "precedence": result.generators[0].precedence if result.generators else "",
             "cpu_ms_per_call_s": round(1000 * sum(cost.cpu_s for cost in result.generators) / max(seconds, 1e-9), 2),
             "late": asdict(late),
         },
@@ -254,7 +255,7 @@ def lines(content: Mapping[str, Any]) -> list[str]:
     found.append(
         f"generator: {content['generator']['cpu_ms_per_call_s']} ms CPU per call-second, ticks late P50 "
         f"{late['p50_ms']} P95 {late['p95_ms']} max {late['largest_ms']:.1f} ms, {late['over_frame']} of "
-        f"{late['ticks']} by more than a frame"
+        f"{late['ticks']} by more than a frame; before other processes: {content['generator']['precedence']}"
     )
     found += _cost_lines(content["cost"])
     found += [f"INVALID: {reason}" for reason in content["invalid"]]

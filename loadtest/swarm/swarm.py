@@ -56,6 +56,7 @@ class GeneratorCost:
     cpu_s: float = 0.0
     late: dict[int, int] = field(default_factory=dict)
     late_largest_ms: float = 0.0
+    precedence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +288,7 @@ class _Member:
         while (message := await pipe.read(self._stdout)) is not None:
             if isinstance(message, pipe.Ready):
                 self.cost.pid, self.cost.speech, self.cost.cpu_s = message.pid, message.speech, message.cpu_s
+                self.cost.precedence = message.precedence
                 self._ready.set()
             elif isinstance(message, pipe.Pulse):
                 self.cost.cpu_s, self.cost.late = message.cpu_s, dict(message.late)

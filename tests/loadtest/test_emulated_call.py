@@ -260,7 +260,7 @@ async def test_say_is_kept(tmp_path):
 async def test_nobody_listens(tmp_path):
     outcome = await place_call(CallTarget("http://127.0.0.1:9", AUTH_TOKEN), WAITS, tmp_path, None)
     assert outcome.ended_by == "carrier"
-    assert "ConnectError" in outcome.reason
+    assert "ConnectionRefusedError" in outcome.reason
 
 
 async def test_a_refused_upgrade_is_told(stack_of, tmp_path):
