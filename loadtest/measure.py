@@ -1,7 +1,9 @@
 """Latency as the caller hears it, from the two channels of the recording and nothing else.
 
 A frame is 20 ms; it is loud above ``LOUD_DBFS``. A stretch of speech is loud frames with holes of up to 500 ms (pauses
-between clauses are longer in dialog and shorter in speech); single loud frames are clicks and are left out.
+between clauses are longer in dialog and shorter in speech). A single loud frame is a click and is left out, unless
+other loud frames are so near that it belongs to their words: the burst of the last consonant of "shop" comes 130 ms
+after the vowel.
 
 * **Voice-to-voice**: from the end of the caller's last loud frame to the beginning of the agent's first loud frame
   after it. Only stretches of the caller that the agent answers count: the agent is silent when the caller stops, and
@@ -31,6 +33,8 @@ _SPEECH_HOLE_MS = 500
 _SILENT_AGENT_MS = 300
 _YIELD_MS = 2000
 _CLICK_FRAMES = 1
+_BURST_FRAMES = 10
+"""A single loud frame that is no further than this from others is part of a word."""
 _NEAR_FRAMES = 3
 _POWER = np.square(mulaw_decode(bytes(range(256))).astype(np.float32) / 32768.0)
 
@@ -193,8 +197,10 @@ def stretches(audio: NDArray[np.int16], hole_ms: int) -> list[Stretch]:
 def _stretches(loud: NDArray[np.bool_], hole_ms: int) -> list[Stretch]:
     edges = np.flatnonzero(np.diff(loud.astype(np.int8), prepend=0, append=0))
     runs = edges.reshape(-1, 2)
+    holes = np.concatenate(([len(loud)], runs[1:, 0] - runs[:-1, 1], [len(loud)]))
+    near = np.minimum(holes[:-1], holes[1:]) <= _BURST_FRAMES
     found: list[Stretch] = []
-    for start, end in runs[runs[:, 1] - runs[:, 0] > _CLICK_FRAMES].tolist():
+    for start, end in runs[near | (runs[:, 1] - runs[:, 0] > _CLICK_FRAMES)].tolist():
         if found and start * FRAME_MS - found[-1].end_ms <= hole_ms:
             found[-1] = Stretch(found[-1].start_ms, end * FRAME_MS)
         else:

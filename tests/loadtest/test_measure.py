@@ -37,6 +37,12 @@ def test_line_noise_is_not_speech():
     assert [turn.v2v_ms for turn in found.turns] == [400]
 
 
+def test_the_burst_of_a_last_consonant_ends_the_words_and_a_click_alone_does_not():
+    agent = channel(6000, (3000, 4000))
+    assert [turn.v2v_ms for turn in measure(channel(6000, (1000, 2000), (2120, 2140)), agent).turns] == [860]
+    assert [turn.v2v_ms for turn in measure(channel(6000, (1000, 2000), (2400, 2420)), agent).turns] == [1000]
+
+
 def test_a_pause_inside_the_callers_words_belongs_to_them():
     found = measure(channel(5000, (1000, 1500), (1900, 2400)), channel(5000, (3000, 4000)))
     assert [(turn.caller_start_ms, turn.v2v_ms) for turn in found.turns] == [(1000, 600)]
