@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from loadtest.bench_report import BenchResult, LoadResult, PlanResult, print_tables
 from loadtest.carrier import CallTarget
 from loadtest.measure import Percentiles
@@ -109,8 +111,9 @@ def _write(bench: BenchResult, out_dir: Path, keep_audio: bool) -> None:
 
 
 def describe_machine() -> str:
-    """CPU count and kind, for the report."""
-    return f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
+    """Cores and memory, for the report."""
+    memory_gb = round(psutil.virtual_memory().total / 2**30)
+    return f"{os.cpu_count()} cores, {memory_gb} GB, {platform.machine()}, Python {platform.python_version()}"
 
 
 async def measure_stack(stack: RunningStack, plan: Plan, script: CallerScript, folder: Path, say: Tell) -> PlanResult:

@@ -16,7 +16,7 @@ from loadtest.waterfall import INK
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = (
+COLOURS = (
     "#4c7dba",
     "#e8743b",
     "#43a59b",
@@ -113,7 +113,7 @@ def stages(turns: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
         rows += [("at the ear", ear)] if ear else []
         for place, (name, values) in enumerate(rows):
             low, first, middle, third, high = np.percentile(values, [5, 25, 50, 75, 95])
-            colour = _EAR if name == "at the ear" else _COLOURS[0]
+            colour = _EAR if name == "at the ear" else COLOURS[0]
             axes.plot([low, high], [place, place], color=colour, linewidth=1.2)
             axes.barh(place, third - first, 0.5, first, color=colour, alpha=0.35)
             axes.plot([middle, middle], [place - 0.27, place + 0.27], color=colour, linewidth=2.5)
@@ -139,7 +139,7 @@ def cpu(samples: Sequence[StackSample]) -> str:
                 for before, after in pairwise(samples)
             ]
             bands.append(np.maximum(_smooth(used), 0.0))
-        axes.stackplot(at, *bands, labels=kinds, colors=_COLOURS, alpha=0.85)
+        axes.stackplot(at, *bands, labels=kinds, colors=COLOURS, alpha=0.85)
         axes.set_xlabel("seconds after the first call", fontsize=9)
         axes.set_ylabel("cores", fontsize=9)
         _legend(axes)
@@ -152,7 +152,7 @@ def memory(samples: Sequence[StackSample]) -> str:
 
     def draw(axes: Axes) -> None:
         read = [sample for sample in samples if sample.pss_mb]
-        for kind, colour in zip(_largest(read[-1].pss_mb), _COLOURS, strict=False):
+        for kind, colour in zip(_largest(read[-1].pss_mb), COLOURS, strict=False):
             points = [(sample.at_s, sample.pss_mb[kind]) for sample in read if kind in sample.pss_mb]
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, label=kind)
         axes.plot([s.at_s for s in read], [sum(s.pss_mb.values()) for s in read], color=_EAR, linewidth=2, label="all")
@@ -175,7 +175,7 @@ def lateness(histograms: Sequence[Mapping[int, int]]) -> str:
         late_ms = np.array(sorted(joined)) / 10
         passed = np.cumsum([joined[key] for key in sorted(joined)])
         if len(late_ms):
-            axes.step(late_ms, 100 * passed / passed[-1], where="post", color=_COLOURS[0], linewidth=2)
+            axes.step(late_ms, 100 * passed / passed[-1], where="post", color=COLOURS[0], linewidth=2)
             axes.set_xscale("symlog", linthresh=1)
             axes.set_ylim(0, 102)
         axes.set_xlabel("ms late", fontsize=9)
@@ -190,7 +190,7 @@ def interruptions(calls: Sequence[SwarmCall]) -> str:
     def draw(axes: Axes) -> None:
         values = [item.latency_ms for call in calls for item in call.outcome.measures.barge_ins]
         if values:
-            axes.hist(values, bins=list(range(0, max(values) + 40, 20)), color=_COLOURS[0])
+            axes.hist(values, bins=list(range(0, max(values) + 40, 20)), color=COLOURS[0])
         axes.set_xlabel("ms until the agent was silent", fontsize=9)
         axes.set_ylabel("interruptions", fontsize=9)
 

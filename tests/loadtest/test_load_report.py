@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from loadtest.measure import BargeInMeasure, CallMeasures, Percentiles, TurnMeas
 from loadtest.place import CallOutcome
 from loadtest.playout import Underrun
 from loadtest.script import After, CallerScript, HangUp
-from loadtest.swarm import folder, summary, tables
+from loadtest.swarm import folder, results, summary, tables
 from loadtest.swarm.monitor import StackSample
 from loadtest.swarm.plan import LOADS, CallerKind, LoadPlan, load_plan
 from loadtest.swarm.run import LoadResult
@@ -225,3 +226,22 @@ def test_a_wrong_file_names_the_place(tmp_path, text, reason):
     path.write_text(text)
     with pytest.raises(ConfigError, match=reason):
         load_thresholds(path)
+
+
+def test_several_loads_stand_side_by_side_with_their_data(tmp_path):
+    samples = [sample(float(at), 0) for at in range(10, 51, 5)]
+    for calls in (1, 10):
+        reports = tmp_path / str(calls)
+        reports.mkdir()
+        folder.write(load([call(number, v2v_ms=300 + calls) for number in range(calls)], samples), reports)
+    told = [f"{calls} calls={tmp_path / str(calls)}" for calls in (1, 10)]
+    page = results.write([results.read_report(one) for one in told], tmp_path / "out").read_text()
+    assert "| calls that went through | 1 of 1 | 10 of 10 |" in page
+    assert "| v2v at the ear P50 / P95, ms | 301 (" in page
+    assert "| call_actor |" in page
+    assert set(re.findall(r"\]\((\S+?)\)", page)) == {path.name for path in (tmp_path / "out").iterdir()} - {"load.md"}
+
+
+def test_a_folder_without_a_report_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="LABEL=FOLDER"):
+        results.read_report(f"ten={tmp_path}")
