@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors import main_thread
 from actors.dispatch.pool import surge
 from cluster import ports, processes
 from configs.settings import Settings, StageSettings
@@ -216,6 +217,7 @@ class RayCluster:
             "log_to_driver": False,
             "configure_logging": False,
             "logging_level": logging.ERROR,
+            "runtime_env": {"worker_process_setup_hook": main_thread.INSTALL},
         }
         if not self.local:
             return common | {"address": self._settings.ray.address}

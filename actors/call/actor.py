@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from actors import main_thread
 from actors.call.kit import CallKit
 from actors.call.orphans import LOST, Orphans
 from actors.call.outbox import JournalOutbox, JournalPort
@@ -104,6 +105,7 @@ class CallActor:
         )
         host, port = await self._server.start(edges.bind_host)
         keep_out_of_collections()
+        main_thread.rest()
         return HostAddress(self._host_id, host, port)
 
     async def status(self) -> dict[str, Any]:

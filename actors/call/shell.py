@@ -41,7 +41,10 @@ MAX_EVENTS: Final = 4096
 """Events waiting for one call; more means that its loop is stuck, and the call is ended as failed."""
 
 SNAPSHOT_EVERY_S: Final = 0.1
-"""A call whose state moves without commanding anything (words streaming in) is snapshotted this often."""
+"""A call whose state moves without anything being done that counts (words streaming in) is snapshotted this often."""
+
+REPEATABLE: Final = frozenset({Transcribe, Retrieve, Generate, Synthesise})
+"""Requests to engines: a successor whose state is from before them makes them once more, and nobody hears it."""
 
 TIME_FIELDS: Final = ("onset_ms", "speech_end_ms", "at_ms")
 """Fields of events that are times on the call's clock; ``heard_ms`` and ``duration_ms`` are lengths."""
@@ -101,6 +104,7 @@ class CallShell:
         self._early_samples = 0
         self._told = 0
         self._snapshot_due_s: float | None = None
+        self._moved = self._acted = False
         self._log = CallLog(attach.call_id, attach.epoch, kit.outbox, enabled=kit.event_log)
         context = JobContext(
             call_id=attach.call_id,
@@ -201,6 +205,8 @@ class CallShell:
                     self._wake.clear()
                     self._turn_of_loop()
                 self._turn_of_loop()
+                if self._snapshot_due_s is not None:
+                    self._send_snapshot()
                 self._jobs.cancel_all()
                 # A successor with the same gateway goes on with the sessions that are open at the recogniser.
                 self._utterances.drop_all(forget=self._over != HANDED_OVER)
@@ -246,19 +252,20 @@ class CallShell:
 
     def _turn_of_loop(self) -> None:
         """Feed all that waits, fire the deadline, and set the alarm for the next one."""
-        moved, commanded = bool(self._events), self._execute()
+        self._moved, self._acted = bool(self._events), False
+        self._execute()
         while self._events and not self._ended:
             event, now_ms = self._events.popleft(), self._now_ms()
             self._log.event(now_ms, event)
             self._machine.receive(event, now_ms)
-            commanded |= self._execute()
+            self._execute()
         due_ms = self._machine.next_deadline_ms()
         if due_ms is not None and due_ms <= self._now_ms() and not self._ended:
             self._machine.on_deadline(self._now_ms())
-            commanded |= self._execute()
-            moved = True
-        if moved or commanded:
-            self._keep_snapshot(at_once=commanded)
+            self._execute()
+            self._moved = True
+        if self._moved:
+            self._keep_snapshot(at_once=self._acted)
         elif self._snapshot_due_s is not None and self._loop.time() >= self._snapshot_due_s:
             self._send_snapshot()
         self._set_alarm()
@@ -299,13 +306,13 @@ class CallShell:
 
     # --- commands ---
 
-    def _execute(self) -> bool:
-        """Execute what the machine commands; True when there was anything."""
-        commands = self._machine.take_commands()
-        for command in commands:
+    def _execute(self) -> None:
+        """Execute what the machine commands, and note whether a successor must know of it."""
+        for command in self._machine.take_commands():
             self._log.command(self._now_ms(), command)
             self._commands[type(command)](command)
-        return bool(commands)
+            self._moved = True
+            self._acted = self._acted or type(command) not in REPEATABLE
 
     def _table(self) -> dict[type[Any], Callable[[Any], None]]:
         jobs, utterances = self._jobs, self._utterances

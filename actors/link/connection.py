@@ -87,6 +87,8 @@ class LinkConnection(asyncio.Protocol):
         self._on_open = on_open
         self._transport: asyncio.Transport | None = None
         self._incoming: deque[Message] = deque()
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
         self._buffer = bytearray()
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
@@ -113,23 +115,29 @@ class LinkConnection(asyncio.Protocol):
         body = encode(message)
         if len(body) > self._limits.frame_bytes:
             raise ProtocolError(f"{type(message).__name__} of {len(body)} bytes is over the link's frame limit")
-        self._transport.write(len(body).to_bytes(_PREFIX_BYTES, "big") + body)
+        if not self._outgoing:
+            # What is sent in one turn of the loop goes in one write, which costs more than the messages.
+            self._loop.call_soon(self._flush)
+        self._outgoing += (len(body).to_bytes(_PREFIX_BYTES, "big"), body)
+        self._outgoing_bytes += len(body)
         self._said = True
         self.statistics.sent += 1
         self.statistics.sent_bytes += len(body)
-        if self._transport.get_write_buffer_size() > self._limits.write_bytes:
+        if self._outgoing_bytes + self._transport.get_write_buffer_size() > self._limits.write_bytes:
             self.abort("overflow")
             return False
         return True
 
     def close(self, reason: str) -> None:
         """Send what is queued, then close. Idempotent."""
+        self._flush()
         self._end(reason)
         if self._transport is not None:
             self._transport.close()
 
     def abort(self, reason: str) -> None:
         """Close at once and drop what is queued. Idempotent."""
+        self._outgoing.clear()
         self._end(reason)
         if self._transport is not None:
             self._transport.abort()
@@ -196,6 +204,12 @@ class LinkConnection(asyncio.Protocol):
             self._lost.set_result(None)
 
     # --- inside ---
+
+    def _flush(self) -> None:
+        if self._outgoing and self._transport is not None:
+            self._transport.writelines(self._outgoing)
+        self._outgoing = []
+        self._outgoing_bytes = 0
 
     def _cut(self) -> None:
         buffer, at = self._buffer, 0

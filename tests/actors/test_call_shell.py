@@ -11,7 +11,7 @@ from local_plane import POLICY, FakeGateway, Gate, ListJournal, LocalPlane, kit_
 
 from actors.call.outbox import CallBegan, LogEntries
 from actors.call.shell import HANDED_OVER, CallShell
-from actors.link.messages import Attach
+from actors.link.messages import Attach, Snapshot
 from voice_agent.dialog.event_log import event_from
 from voice_agent.dialog.events import (
     ClausePlayed,
@@ -398,6 +398,33 @@ async def test_snapshots_only_when_the_state_moved():
         assert len(call.gateway.snapshots()) == before
     states = [snapshot.state for snapshot in call.gateway.snapshots()]
     assert all(a != b for a, b in pairwise(states))
+
+
+async def test_a_request_to_an_engine_alone_does_not_hurry_the_state():
+    async with Call() as call:
+        await call.played(1)
+        await until(lambda: call.shell._snapshot_due_s is None and not call.shell._events)
+        before = len(call.gateway.snapshots())
+        call.say()
+        for _ in range(10):
+            await asyncio.sleep(0)
+            if call.shell._machine._s.jobs:
+                break
+        assert len(call.gateway.snapshots()) == before
+        await until(lambda: len(call.gateway.snapshots()) > before)
+
+
+async def test_what_must_not_be_done_twice_is_told_at_once():
+    async with Call() as call:
+        await call.played(1)
+        call.say()
+        await until(lambda: any(play.turn == 2 for play in call.gateway.plays()))
+        first = next(n for n, message in enumerate(call.gateway.sent) if getattr(message, "turn", 0) == 2)
+        state = next(m.state for m in call.gateway.sent[first:] if isinstance(m, Snapshot))
+        assert msgpack.unpackb(state)["state"]["reply"]["released"]
+        call.shell.detach("handed_over")
+        await call.over()
+        assert msgpack.unpackb(call.shell.snapshot)["state"] == call.shell._machine.snapshot()["state"]
 
 
 async def test_events_without_end_fail_the_call():

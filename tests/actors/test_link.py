@@ -156,6 +156,58 @@ async def test_messages_cross_in_order_both_ways() -> None:
     assert link.statistics.refused == 1
 
 
+class Wire(asyncio.Transport):
+    """A transport that keeps each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.gone = False
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def writelines(self, parts: Any) -> None:
+        self.writes.append(b"".join(parts))
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.gone = True
+
+    def abort(self) -> None:
+        self.gone = True
+
+
+async def test_what_is_sent_in_one_turn_of_the_loop_is_one_write() -> None:
+    wire, link = Wire(), LinkConnection(LinkLimits())
+    link.connection_made(wire)
+    for number in range(3):
+        assert link.send(Control("CA1", 1, "hold", number))
+    assert not wire.writes
+    await asyncio.sleep(0)
+    assert len(wire.writes) == 1
+    link.send(Control("CA1", 1, "resume"))
+    link.close("done")
+    assert len(wire.writes) == 2, "what was sent before the end leaves"
+    await asyncio.sleep(0)
+    assert len(wire.writes) == 2
+
+
+async def test_what_an_aborted_link_still_had_is_dropped() -> None:
+    wire, link = Wire(), LinkConnection(LinkLimits())
+    link.connection_made(wire)
+    link.send(Control("CA1", 1, "hold"))
+    link.abort("overflow")
+    await asyncio.sleep(0)
+    assert wire.gone
+    assert not wire.writes
+
+
 async def test_a_wrong_secret_is_told_nothing() -> None:
     peer = Peer()
     host, port = await peer.server.start()
