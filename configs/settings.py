@@ -142,6 +142,7 @@ class DeadlineSettings(Section):
     )
     tts_first_s: float = Field(0.8, gt=0, description="A voice without audio by then has stalled.")
     tts_behind_s: float = Field(0.8, gt=0, description="A voice this far behind its own playout has stalled.")
+    suspect_s: float = Field(3.0, ge=0, description="A replica that stalled once is avoided for so long.")
     faults: int = Field(3, ge=1, description="Faults in `window_s`, half of its requests or more, that open a breaker.")
     window_s: float = Field(30.0, gt=0, description="How long an outcome counts.")
     cool_down_s: float = Field(

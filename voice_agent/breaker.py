@@ -67,6 +67,10 @@ class Breaker:
         self._next_probe_ms = now_ms + self._cool_down_ms
         return True
 
+    def forget(self) -> None:
+        """What went well before says nothing any more."""
+        self._outcomes = deque(((at_ms, ok) for at_ms, ok in self._outcomes if not ok), maxlen=OUTCOMES_KEPT)
+
     def success(self, now_ms: int, *, probe: bool = False) -> bool:
         """A request went well. True when this closes the breaker."""
         if self._state is BreakerState.CLOSED:

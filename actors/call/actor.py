@@ -261,14 +261,14 @@ def _peer(shell: CallShell) -> str:
 
 async def _cluster_edges(context: StackContext) -> CallEdges:
     """The edges of a process in a Ray cluster."""
+    from actors.call.replica_watch import WATCH
     from actors.call.serve_plane import ServePlane
     from actors.call.stalls import deadlines_of
     from actors.clients import RayJournal, node_address
 
-    stt = context.settings.stt
-    plane = ServePlane(
-        sticky=max(stt.replicas, stt.max_replicas) > 1, deadlines=deadlines_of(context.settings.deadlines)
-    )
+    stt, deadlines = context.settings.stt, context.settings.deadlines
+    WATCH.configure(deadlines)
+    plane = ServePlane(sticky=max(stt.replicas, stt.max_replicas) > 1, deadlines=deadlines_of(deadlines))
     journal = RayJournal(context.settings.ray.namespace)
     try:
         await journal.find()

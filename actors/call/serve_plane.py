@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from actors.call.load import PlaneLoad
-from actors.call.replicas import WATCH
+from actors.call.replica_watch import WATCH
 from actors.call.stage_health import StageHealth
 from actors.call.stalls import StageDeadlines, within
 from voice_agent.errors import DeadlineExceededError, EngineFailedError, EngineUnavailableError, VoiceAgentError

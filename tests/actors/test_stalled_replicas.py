@@ -9,14 +9,19 @@ import pytest
 
 pytest.importorskip("ray")
 
-from actors.call import replicas, serve_plane
+from ray.serve.config import RequestRouterConfig
+
+from actors.call import replica_watch, replicas, serve_plane
 from actors.call.jobs import answer_of, items_of
-from actors.call.replicas import SUSPECT_S, ReplicaWatch, _Avoiding
+from actors.call.replica_watch import ReplicaWatch
+from actors.call.replicas import _Avoiding
 from actors.call.serve_plane import ServePlane
 from actors.call.stalls import StageDeadlines
+from configs.settings import DeadlineSettings
 from voice_agent.errors import DeadlineExceededError
 from voice_agent.ports import SearchRequest, SearchResponse, SpeakRequest, SpeechChunk
 
+SUSPECT_S = DeadlineSettings().suspect_s
 QUICK = {"retriever": StageDeadlines(0.05), "tts": StageDeadlines(0.05, behind_s=0.05)}
 
 
@@ -36,7 +41,7 @@ def watch(monkeypatch):
     made.known("Retriever", frozenset("ab"))
     made.known("TextToSpeech", frozenset("ab"))
     monkeypatch.setattr(serve_plane, "WATCH", made)
-    monkeypatch.setattr(replicas, "WATCH", made)
+    monkeypatch.setattr(replica_watch, "WATCH", made)
     return made
 
 
@@ -160,6 +165,30 @@ def test_a_suspect_is_avoided_for_a_while_and_one_that_stalls_often_until_a_prob
     assert watch.open() == {}
 
 
+def test_a_process_that_gives_no_sign_of_life_is_no_longer_what_it_was_and_is_not_probed_by_a_call(watch):
+    for number in range(50):
+        watch.routed(f"well{number}", "Retriever", "a")
+        watch.succeeded(f"well{number}")
+    for _ in range(3):
+        watch.silent("Retriever", "a")
+    assert watch.open() == {"Retriever": {"a": "open"}}
+    watch.clock.now_s += 10
+    assert not watch.wants_probe("Retriever", "a")
+    watch.answers("Retriever", "a")
+    assert watch.wants_probe("Retriever", "a")
+
+
+def test_breakers_obey_the_settings(watch):
+    watch.configure(DeadlineSettings(faults=1, cool_down_s=2.0, suspect_s=1.0))
+    watch.routed("r1", "Retriever", "a")
+    watch.failed("r1")
+    assert watch.open() == {"Retriever": {"a": "open"}}
+    watch.clock.now_s += 1.9
+    assert not watch.wants_probe("Retriever", "a")
+    watch.clock.now_s += 0.2
+    assert watch.wants_probe("Retriever", "a")
+
+
 def test_replicas_that_are_gone_are_forgotten(watch):
     watch.routed("r1", "Retriever", "a")
     watch.failed("r1")
@@ -167,10 +196,21 @@ def test_replicas_that_are_gone_are_forgotten(watch):
     assert not watch.avoid("Retriever", "a")
 
 
+@pytest.mark.parametrize("name", ["AvoidingRouter", "StickyAvoidingRouter"])
+def test_routers_as_serve_sends_them_share_the_watch_of_their_process(name):
+    sent = RequestRouterConfig(request_router_class=f"actors.call.replicas.{name}").get_request_router_class()
+    assert sent.choose_replicas.__globals__["replica_watch"].WATCH is serve_plane.WATCH
+
+
 class Base:
     def __init__(self, ranks):
         self._deployment_id = SimpleNamespace(name="Retriever")
         self._ranks = ranks
+        self._replicas_list = ranks[0]
+        self._event_loop = asyncio.get_running_loop()
+
+    async def _probe_queue_lens(self, replicas, backoff_index):
+        return [(replica, None) for replica in replicas]
 
     async def choose_replicas(self, candidate_replicas, pending_request=None):
         return self._ranks
@@ -195,3 +235,49 @@ async def test_routers_go_round_what_stalls_while_there_is_another(watch):
     request = SimpleNamespace(metadata=SimpleNamespace(request_id="r3"))
     assert await Router([[a, b]])._choose_replica_for_request(request) is a
     assert watch._served["r3"] == ("Retriever", "a")
+
+
+class Asked:
+    """A replica of which only the process is asked for: silent so often, then it answers."""
+
+    def __init__(self, name, silences):
+        self.replica_id = SimpleNamespace(unique_id=name)
+        self.silences, self.heard = silences, asyncio.Event()
+
+    async def get_queue_len(self, *, deadline_s):
+        self.silences -= 1
+        if self.silences >= 0:
+            await asyncio.Event().wait()
+        self.heard.set()
+        return 0
+
+
+async def test_a_replica_that_stalled_is_asked_until_it_answers(watch, monkeypatch):
+    monkeypatch.setattr(replicas, "ANSWER_S", 0.01)
+    a, b = Asked("a", 3), Asked("b", 0)
+    router = Router([[a, b]])
+    watch.routed("r1", "Retriever", "a")
+    watch.failed("r1")
+    await a.heard.wait()
+    assert watch.open() == {"Retriever": {"a": "open"}}
+    await asyncio.gather(*router._asked.values())
+    watch.clock.now_s += 10
+    assert await router.choose_replicas([a, b]) == [[a]]
+
+
+async def test_one_that_does_not_tell_serve_its_queue_is_asked_although_no_request_stalled(watch, monkeypatch):
+    monkeypatch.setattr(replicas, "ANSWER_S", 0.01)
+    a, b = Asked("a", 3), Asked("b", 0)
+    router = Router([[a, b]])
+    assert await router._probe_queue_lens([a], 0) == [(a, None)]
+    await a.heard.wait()
+    assert watch.open() == {"Retriever": {"a": "open"}}
+
+
+async def test_one_that_is_gone_is_asked_no_more(watch, monkeypatch):
+    monkeypatch.setattr(replicas, "ANSWER_S", 0.01)
+    router = Router([[Asked("a", 1 << 30), Asked("b", 0)]])
+    router._begin_asking("a")
+    router._replicas_list = router._replicas_list[1:]
+    async with asyncio.timeout(5):
+        await asyncio.gather(*router._asked.values())

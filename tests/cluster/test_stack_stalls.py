@@ -1,11 +1,17 @@
-"""Engines of a whole stack that hang while calls go on: a fallback answers, or a recording plays."""
+"""Engines of a whole stack that hang while calls go on: a fallback answers, or a recording plays.
+
+A replica that is stopped as a process is gone round until it goes on.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from stack_kit import launched
 from test_stack_calls import _QUESTION, Line
@@ -13,14 +19,22 @@ from test_stack_calls import _QUESTION, Line
 from cluster import statefile
 from cluster.api import Api
 from cluster.commands.call import target_of
+from loadtest.dead_air import gaps_ms
+from loadtest.measure import stretches
+from loadtest.place import CallOutcome
+from loadtest.recording import read_stereo
+from loadtest.sampler import kind_of
 from loadtest.script import AgentSilent, HangUp, Say
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
+_STAGE_S = 4
+_REPLICAS = 2
+
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
-    """The language model has a fallback, the voice has none; both obey a file each."""
+    """The language model has a fallback, the voice has two replicas; both obey a file each."""
     folder = tmp_path_factory.mktemp("stalls")
     told = {port: {"control_file": str(folder / port)} for port in ("llm", "tts")}
     with launched(
@@ -31,7 +45,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         llm__fallback_options=json.dumps({"text": "This is from the second."}),
         tts__engine="faulty",
         tts__options=json.dumps(told["tts"]),
-        turn__stage_deadline_s=4,
+        tts__replicas=_REPLICAS,
+        turn__stage_deadline_s=_STAGE_S,
     ) as up:
         up.ready()
         state = statefile.require(up.data_dir)
@@ -69,3 +84,41 @@ def test_a_voice_that_hangs_is_covered_by_recordings_and_the_call_goes_on(line: 
     assert sum(int(str(turn["fillers"])) for turn in turns) >= 1
     assert next(turn["engines"]["tts"] for turn in turns if turn["kind"] in ("greeting", "apology")) == "recorded"
     assert [turn["outcome"] for turn in ask(line, "well again")][1] == "completed"
+
+
+def voices(line: Line) -> list[psutil.Process]:
+    below = psutil.Process(statefile.require(line.folder / "var").pid).children(recursive=True)
+    return [process for process in below if kind_of(process) == "tts"]
+
+
+def avoided(line: Line) -> dict[str, str]:
+    [host] = line.api.get("/api/status")["dispatcher"]["hosts"].values()
+    return dict(host["stages"]["tts"]["replicas"])
+
+
+def longest_silence_ms(outcome: CallOutcome) -> int:
+    """In the agent's turns, from the caller's last sound on."""
+    caller, agent = read_stereo(outcome.recording)
+    lines, sounds = stretches(caller, 500), stretches(agent, 100)
+    ends = [line.start_ms for line in lines[1:]] + [sounds[-1].end_ms]
+    return max(max(gaps_ms(sounds, one.end_ms, end, finished=True)) for one, end in zip(lines, ends, strict=True))
+
+
+def test_a_voice_that_is_stopped_is_gone_round_and_asked_again_once_it_goes_on(line: Line) -> None:
+    victim = voices(line)[-1]
+    assert avoided(line) == {}
+    os.kill(victim.pid, signal.SIGSTOP)
+    try:
+        steps = [Say(_QUESTION, AgentSilent(600)) for _ in range(3)]
+        outcome = line.place("one stopped", *steps, HangUp(AgentSilent(1500)))
+        states = line.until(lambda: avoided(line), bool)
+    finally:
+        os.kill(victim.pid, signal.SIGCONT)
+    assert outcome.ok, outcome
+    assert outcome.unanswered == 0
+    assert longest_silence_ms(outcome) < _STAGE_S * 1000
+    assert list(states.values()) == ["open"]
+    ask(line, "goes on")
+    line.until(lambda: avoided(line), lambda states: not states)
+    assert victim in voices(line)
+    assert len(voices(line)) == _REPLICAS

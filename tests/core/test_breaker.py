@@ -88,3 +88,12 @@ def test_a_probe_nobody_reports_is_given_up():
     breaker = opened()
     assert breaker.may_probe(200)
     assert breaker.may_probe(400)
+
+
+def test_successes_that_say_nothing_any_more_do_not_hold_it():
+    breaker = Breaker(SETTINGS)
+    for at in range(100):
+        breaker.success(at)
+    breaker.fault(100)
+    breaker.forget()
+    assert [breaker.fault(101), breaker.fault(102)] == [False, True]

@@ -1,0 +1,150 @@
+"""Which replicas of the model plane to avoid: a breaker for each.
+
+Serve finds a process that is dead, and in time one that does not answer its health checks; a live turn cannot wait for
+either. So each process that makes requests watches the replicas it asks. The watch is one per process, since Serve
+makes the routers itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from configs.settings import DeadlineSettings
+from voice_agent.breaker import Breaker, BreakerSettings, BreakerState
+
+logger = logging.getLogger(__name__)
+
+REQUESTS_KEPT: Final = 4096
+
+
+class ReplicaWatch:
+    """Breakers by deployment and replica. ``clock`` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._settings = BreakerSettings()
+        self._suspect_s = 3.0
+        self._ask: dict[str, Callable[[str], None]] = {}
+        self._silent: set[tuple[str, str]] = set()
+        self._served: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._breakers: dict[tuple[str, str], Breaker] = {}
+        self._suspect_until: dict[tuple[str, str], float] = {}
+        self._probes: set[str] = set()
+        self._known: dict[str, frozenset[str]] = {}
+
+    def configure(self, settings: DeadlineSettings) -> None:
+        """For breakers that are made from now on."""
+        self._settings = BreakerSettings(
+            settings.faults, round(settings.window_s * 1000), round(settings.cool_down_s * 1000)
+        )
+        self._suspect_s = settings.suspect_s
+
+    # --- from the routers ---
+
+    def asks(self, deployment: str, ask: Callable[[str], None]) -> None:
+        """How to ask a replica for a sign of life; the answer comes by ``answers`` or ``silent``."""
+        self._ask[deployment] = ask
+
+    def answers(self, deployment: str, replica: str) -> None:
+        """It lives; whether it works is for a request to find out."""
+        self._silent.discard((deployment, replica))
+
+    def silent(self, deployment: str, replica: str) -> None:
+        """Its process gives no sign of life."""
+        key = (deployment, replica)
+        if key not in self._silent:
+            self._silent.add(key)
+            self._breaker(key).forget()
+        self._fault(key, probe=False)
+
+    def known(self, deployment: str, replicas: frozenset[str]) -> None:
+        """The replicas there are; what is known of others is forgotten."""
+        if self._known.get(deployment) != replicas:
+            self._known[deployment] = replicas
+            for gone in [key for key in self._breakers if key[0] == deployment and key[1] not in replicas]:
+                del self._breakers[gone]
+                self._suspect_until.pop(gone, None)
+                self._silent.discard(gone)
+
+    def avoid(self, deployment: str, replica: str) -> bool:
+        """Send nothing there now, if there is another."""
+        key = (deployment, replica)
+        breaker = self._breakers.get(key)
+        if breaker is None:
+            return False
+        return self._suspect_until.get(key, 0.0) > self._clock() or not breaker.allows
+
+    def wants_probe(self, deployment: str, replica: str) -> bool:
+        """Send one request there, to see whether it is well again. True once in a cool-down; never while silent."""
+        breaker = self._breakers.get((deployment, replica))
+        if breaker is None or (deployment, replica) in self._silent:
+            return False
+        return breaker.may_probe(self._now_ms())
+
+    def routed(self, request_id: str, deployment: str, replica: str) -> None:
+        """A request goes to this replica."""
+        self._served[request_id] = (deployment, replica)
+        breaker = self._breakers.get((deployment, replica))
+        if breaker is not None and breaker.state is BreakerState.HALF_OPEN:
+            self._probes.add(request_id)
+        while len(self._served) > REQUESTS_KEPT:
+            self._probes.discard(self._served.popitem(last=False)[0])
+
+    # --- from the requests ---
+
+    def succeeded(self, request_id: str) -> None:
+        """The request was answered in time."""
+        key = self._served.pop(request_id, None)
+        probe = request_id in self._probes
+        self._probes.discard(request_id)
+        breaker = self._breakers.get(key) if key is not None else None
+        if key is not None and breaker is not None and breaker.success(self._now_ms(), probe=probe):
+            logger.info("replica is back", extra={"deployment": key[0], "replica": key[1]})
+
+    def failed(self, request_id: str) -> None:
+        """The request stalled, or its replica failed or died."""
+        key = self._served.get(request_id)
+        if key is None:
+            return
+        probe = request_id in self._probes
+        self._probes.discard(request_id)
+        self._fault(key, probe=probe)
+        if key[0] in self._ask:
+            self._ask[key[0]](key[1])
+
+    def another(self, request_id: str) -> bool:
+        """Is there a replica to be asked instead of the one that has this request?"""
+        key = self._served.get(request_id)
+        if key is None:
+            return False
+        others = self._known.get(key[0], frozenset()) - {key[1]}
+        return any(not self.avoid(key[0], other) for other in others)
+
+    def open(self) -> dict[str, dict[str, str]]:
+        """Replicas that are avoided by their breakers, by deployment, with the state."""
+        found: dict[str, dict[str, str]] = {}
+        for (deployment, replica), breaker in self._breakers.items():
+            if not breaker.allows:
+                found.setdefault(deployment, {})[replica] = breaker.state.value
+        return found
+
+    def _breaker(self, key: tuple[str, str]) -> Breaker:
+        if key not in self._breakers:
+            self._breakers[key] = Breaker(self._settings)
+        return self._breakers[key]
+
+    def _fault(self, key: tuple[str, str], *, probe: bool) -> None:
+        self._suspect_until[key] = self._clock() + self._suspect_s
+        if self._breaker(key).fault(self._now_ms(), probe=probe):
+            logger.warning("replica is avoided", extra={"deployment": key[0], "replica": key[1]})
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+WATCH: Final = ReplicaWatch(time.monotonic)
+"""Of this process."""
