@@ -8,8 +8,8 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.call.outbox import JournalRecord
-from voice_agent.errors import StorageError
+from actors.call.outbox import BAD_RECORD, JournalRecord
+from voice_agent.errors import RecordRefusedError, StorageError
 
 JOURNAL: Final = "journal"
 DISPATCHER: Final = "dispatcher"
@@ -45,7 +45,8 @@ class RayJournal:
         """Take records in order.
 
         Raises:
-            StorageError: the journal is away or refuses.
+            StorageError: the journal is away.
+            RecordRefusedError: it fails at one of these records, and would again.
         """
         await self._ask("batch", records)
 
@@ -65,12 +66,22 @@ class RayJournal:
         """
         await self._ask("call_lost", call_id, reason)
 
+    async def take_over(self, reason: str, took_s: float) -> None:
+        """A call that had lost its actor for ``reason`` is listened to by the next one.
+
+        Raises:
+            StorageError: the journal is away or refuses.
+        """
+        await self._ask("take_over", reason, took_s)
+
     async def _ask(self, method: str, *arguments: Any) -> None:
         try:
             if self._actor is None:
                 await self.find()
             await getattr(self._actor, method).remote(*arguments)
         except (RayError, ValueError) as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, BAD_RECORD):
+                raise RecordRefusedError(f"the journal fails at a record: {type(error.cause).__name__}") from error
             # A restarted actor keeps its handle; one that was made anew does not.
             if not isinstance(error, RayTaskError):
                 self._actor = None

@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from voice_agent.errors import StorageError
+from voice_agent.errors import RecordRefusedError, StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -24,13 +24,6 @@ _log = logging.getLogger(__name__)
 _MIGRATION_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _MIGRATION_LOCK = 0x766F6963  # "voic": any constant that other users of the server do not take
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-
-
-class RecordRefusedError(StorageError):
-    """Postgres understood the record and refuses it: sending it again cannot help."""
-
-    code = "storage_refused"
-    retryable = False
 
 
 @dataclass(frozen=True, slots=True)

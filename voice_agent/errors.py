@@ -72,6 +72,13 @@ class StorageError(VoiceAgentError):
     retryable = True
 
 
+class RecordRefusedError(StorageError):
+    """A record was understood and refused, or cannot be dealt with: sending it again cannot help."""
+
+    code = "storage_refused"
+    retryable = False
+
+
 class DocumentError(VoiceAgentError):
     """A knowledge-base document cannot be read; the others are still ingested."""
 

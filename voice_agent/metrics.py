@@ -74,6 +74,15 @@ BREAKERS_OPEN: Final = Metric(
 SPECULATIONS: Final = Metric(
     "voice_speculations_total", "counter", "replies", "Replies prepared before the turn had ended."
 )
+TAKE_OVER_SECONDS: Final = Metric(
+    "voice_take_over_seconds",
+    "histogram",
+    "seconds",
+    "From the loss of a call's actor until the next one listens: closed (the process died), silent (it was frozen, or "
+    "only slow; `media.actor_silence_ms` went before), moved (on purpose), other.",
+    ("reason",),
+    STAGE_BUCKETS_S,
+)
 ADMISSIONS: Final = Metric(
     "voice_admissions_total",
     "counter",
@@ -106,7 +115,12 @@ JOURNAL_QUEUE: Final = Metric(
 )
 JOURNAL_SPOOL: Final = Metric("voice_journal_spool_bytes", "gauge", "bytes", "Records waiting on disk for Postgres.")
 JOURNAL_DROPPED: Final = Metric(
-    "voice_journal_dropped_total", "counter", "records", "Records lost: spool full, refused, disk.", ("cause",)
+    "voice_journal_dropped_total",
+    "counter",
+    "records",
+    "Records lost: spool full, refused by Postgres, disk, bad (the journal fails at them), unsent (a call actor gave "
+    "up).",
+    ("cause",),
 )
 
 CATALOGUE: Final = (
@@ -123,6 +137,7 @@ CATALOGUE: Final = (
     FILLERS,
     BREAKERS_OPEN,
     SPECULATIONS,
+    TAKE_OVER_SECONDS,
     ADMISSIONS,
     CALLS_REFUSED,
     CALLS_WAITING,
@@ -163,6 +178,14 @@ def reason_label(end_reason: str) -> str:
     """The label of a call's end: of a transfer without its target, of which there may be any number."""
     reason = end_reason.partition(":")[0]
     return reason if reason in END_REASONS else "other"
+
+
+_TAKE_OVER_LABELS: Final = {"peer_closed": "closed", "silent": "silent", "moved": "moved"}
+
+
+def take_over_label(reason: str) -> str:
+    """The label of a take-over, from the reason why the link to the former actor was lost."""
+    return _TAKE_OVER_LABELS.get(reason, "other")
 
 
 @dataclass(frozen=True, slots=True)

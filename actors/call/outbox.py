@@ -22,6 +22,8 @@ RETRY_S: Final = 1.0
 MAX_RECORDS: Final = 5_000
 """Records kept while the journal is away. Past this the oldest batches of log entries go first, then the newest
 records are dropped and counted."""
+BAD_RECORD: Final = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What code raises at a record that is not as it should be. No retry heals it, as it does a disk or a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class JournalPort(Protocol):
         """Take records in order. A batch that was taken may be sent again.
 
         Raises:
-            StorageError: the journal is away.
+            StorageError: the journal is away; or, not ``retryable``, one of the records can never be taken.
         """
 
 
@@ -171,8 +173,12 @@ class JournalOutbox:
         try:
             await self._journal.batch(batch)
         except VoiceAgentError as error:
-            logger.warning("journal away", extra={"code": error.code, "waiting": len(self._waiting)})
-            return False
+            if error.retryable:
+                logger.warning("journal away", extra={"code": error.code, "waiting": len(self._waiting)})
+                return False
+            logger.warning("records refused", extra={"code": error.code, "records": len(batch)})
+            self._narrow(batch)
+            return True
         except Exception:
             self._narrow(batch)
             raise

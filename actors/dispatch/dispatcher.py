@@ -206,6 +206,10 @@ class Dispatcher:
         logger.warning("call moved", extra={"call_id": call_id, "from": failed_host_id, "to": host.host_id})
         return host.address
 
+    async def took_over(self, reason: str, took_s: float) -> None:
+        """A gateway says that a call which had lost its host is listened to again, ``took_s`` after the loss."""
+        await self._cluster.report_take_over(reason, took_s)
+
     async def release(self, call_id: str, reason: str) -> None:
         """The call is over; its slot is free. Idempotent.
 

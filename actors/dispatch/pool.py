@@ -90,6 +90,9 @@ class Cluster(Protocol):
     async def report_lost(self, call_id: str, reason: str) -> None:
         """Tell the journal of a call that may have ended without its actor saying so; best effort."""
 
+    async def report_take_over(self, reason: str, took_s: float) -> None:
+        """Tell the journal of a take-over, for the metrics; best effort."""
+
 
 @dataclass(slots=True)
 class Host:
@@ -124,6 +127,7 @@ class Host:
             "open_requests": self.status.get("open_requests", 0),
             "orphans": len(self.status.get("orphans", ())),
             "stages": self.status.get("stages", {}),
+            "journal_dropped": self.status.get("journal_dropped", 0),
         }
 
     @property

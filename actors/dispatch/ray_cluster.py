@@ -202,6 +202,13 @@ class RayCluster:
         except StorageError as error:
             logger.warning("lost call not recorded", extra={"call_id": call_id, "reason": error.message})
 
+    async def report_take_over(self, reason: str, took_s: float) -> None:
+        """Tell the journal."""
+        try:
+            await self._journal.take_over(reason, took_s)
+        except StorageError as error:
+            logger.info("journal away, take-over not counted", extra={"reason": error.message})
+
     def _names(self, prefix: str) -> list[str]:
         actors = ray.util.list_named_actors(all_namespaces=True)
         return [

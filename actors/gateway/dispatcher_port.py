@@ -32,6 +32,13 @@ class DispatcherPort(Protocol):
             CapacityError: the dispatcher is away for the moment.
         """
 
+    async def took_over(self, reason: str, took_s: float) -> None:
+        """A call that had lost its actor for ``reason`` is listened to by the next one, ``took_s`` after the loss.
+
+        Raises:
+            CapacityError: the dispatcher is away for the moment.
+        """
+
     async def register_gateway(self, gateway_id: str, media_url: str) -> None:
         """The gateway is up.
 

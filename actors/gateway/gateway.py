@@ -30,7 +30,7 @@ from actors.tasks import LoopLag, TaskKeeper, keep_out_of_collections
 from configs.runtime import StackContext
 from engines import registry
 from voice_agent.admission import HostAddress
-from voice_agent.errors import AuthError, CapacityError, ProtocolError
+from voice_agent.errors import AuthError, CapacityError, ProtocolError, VoiceAgentError
 from voice_agent.playout import PlayoutStatistics
 from voice_agent.twilio import signature, tokens
 from voice_agent.twilio.messages import Start
@@ -134,7 +134,7 @@ class MediaGateway:
         limits = LinkLimits().patient(settings.media.actor_silence_ms / 1000)
         links = HostLinks(self._gateway_id, self._context.link_secret, self._tasks, limits)
         self._services = CallServices(
-            settings.media, self._dispatcher, links, vad, self._pulse, self._over, self._moves.append
+            settings.media, self._dispatcher, links, vad, self._pulse, self._over, self._moved
         )
         sockets = SocketLimits(
             message_bytes=settings.twilio.max_message_bytes,
@@ -280,6 +280,17 @@ class MediaGateway:
         self._refused[reason] += 1
 
     # --- for calls ---
+
+    def _moved(self, move: TakeOver) -> None:
+        self._moves.append(move)
+        self._tasks.start(self._tell(move), f"moved-{move.call_id}")
+
+    async def _tell(self, move: TakeOver) -> None:
+        """For the metrics: best effort."""
+        try:
+            await self._dispatcher.took_over(move.reason, move.listening_ms / 1000)
+        except VoiceAgentError as error:
+            logger.info("take-over not counted", extra={"call_id": move.call_id, "reason": error.message})
 
     def _over(self, call: GatewayCall) -> None:
         """A call has given everything back."""

@@ -33,11 +33,15 @@ class RayDispatcher:
         """See ``DispatcherPort``."""
         await self._ask("release", call_id, reason)
 
+    async def took_over(self, reason: str, took_s: float) -> None:
+        """See ``DispatcherPort``."""
+        await self._ask("took_over", reason, took_s)
+
     async def register_gateway(self, gateway_id: str, media_url: str) -> None:
         """See ``DispatcherPort``."""
         await self._ask("register_gateway", gateway_id, media_url)
 
-    async def _ask(self, method: str, *arguments: str) -> Any:
+    async def _ask(self, method: str, *arguments: Any) -> Any:
         """Errors the dispatcher raised come as they are: Ray makes them instances of their own class."""
         try:
             if self._actor is None:

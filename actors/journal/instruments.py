@@ -19,6 +19,7 @@ class Instruments:
         self.registry = CollectorRegistry()
         self._made: dict[str, Any] = {metric.name: self._make(metric) for metric in metrics.CATALOGUE}
         self._totals: dict[str, int] = {}
+        self._dropped: Mapping[str, int] = {}
 
     def _make(self, metric: Metric) -> Counter | Gauge | Histogram:
         if metric.kind == "counter":
@@ -78,6 +79,7 @@ class Instruments:
         self.level(metrics.LOOP_LAG, max((host["loop_lag_ms"] for host in hosts), default=0.0) / 1000)
         self._breakers([host.get("stages", {}) for host in hosts])
         self._advance(metrics.HOST_DEATHS, status["host_deaths"])
+        self._unsent({host_id: host.get("journal_dropped", 0) for host_id, host in status["hosts"].items()})
         overload = status["overload"]
         self.level(metrics.OVERLOAD_LEVEL, overload["level"])
         self.level(metrics.CALLS_WAITING, overload["waiting"])
@@ -91,6 +93,12 @@ class Instruments:
             seen = [stages[stage] for stages in hosts if stage in stages]
             self.level(metrics.BREAKERS_OPEN, sum(bool(one["replicas"]) for one in seen), stage, "replica")
             self.level(metrics.BREAKERS_OPEN, sum(one["answering"] != one["engine"] for one in seen), stage, "engine")
+
+    def _unsent(self, dropped: Mapping[str, int]) -> None:
+        """Records that call actors gave up, by host; a host's count begins at 0."""
+        for host_id, total in dropped.items():
+            self.count(metrics.JOURNAL_DROPPED, "unsent", by=max(0, total - self._dropped.get(host_id, 0)))
+        self._dropped = dropped
 
     def _advance(self, metric: Metric, total: int, *labels: str) -> None:
         """Bring a counter to a total that another process keeps, which starts at 0 again when that restarts."""

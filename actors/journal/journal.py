@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from prometheus_client import start_http_server
 
-from actors.call.outbox import CallBegan, CallMoved, JournalRecord, LogEntries
+from actors.call.outbox import BAD_RECORD, CallBegan, CallMoved, JournalRecord, LogEntries
 from actors.journal.call_files import CallFiles
 from actors.journal.instruments import Instruments
 from actors.journal.record_writer import PostgresStore, RecordStore, RecordWriter
@@ -124,19 +124,17 @@ class Journal:
     # --- records in ---
 
     async def batch(self, records: Sequence[JournalRecord]) -> None:
-        """Take records in order; what was taken before is not counted twice."""
+        """Take records in order; what was taken before is not counted twice.
+
+        One that cannot be dealt with is left out and counted: sent again it would fail again, and hold up all others.
+        """
         await self.start()
         for record in records:
-            if isinstance(record, LogEntries):
-                await self._log(record.call_id, self._fresh(record))
-            elif isinstance(record, CallBegan):
-                self._began(record)
-            elif isinstance(record, CallMoved):
-                self._moved(record)
-            elif isinstance(record, TurnRecord):
-                await self._turn(record)
-            else:
-                self._ended(record)
+            try:
+                await self._take(record)
+            except BAD_RECORD:
+                logger.exception("bad record left out", extra={"kind": type(record).__name__})
+                self._instruments.count(metrics.JOURNAL_DROPPED, "bad")
 
     async def call_started(self, call_id: str, caller_pii: str, called: str, started_at: float) -> None:
         """A call is up. ``started_at`` is Unix time in s."""
@@ -169,6 +167,11 @@ class Journal:
         await self.start()
         self._instruments.cluster(status)
 
+    async def take_over(self, reason: str, took_s: float) -> None:
+        """A call that had lost its actor for ``reason`` is listened to by the next one, ``took_s`` after the loss."""
+        await self.start()
+        self._instruments.observe(metrics.TAKE_OVER_SECONDS, took_s, metrics.take_over_label(reason))
+
     # --- looking in ---
 
     async def live_events(self, call_id: str, after: int) -> list[dict[str, Any]]:
@@ -190,6 +193,18 @@ class Journal:
         }
 
     # --- inside ---
+
+    async def _take(self, record: JournalRecord) -> None:
+        if isinstance(record, LogEntries):
+            await self._log(record.call_id, self._fresh(record))
+        elif isinstance(record, CallBegan):
+            self._began(record)
+        elif isinstance(record, CallMoved):
+            self._moved(record)
+        elif isinstance(record, TurnRecord):
+            await self._turn(record)
+        else:
+            self._ended(record)
 
     def _call(self, call_id: str) -> _Call:
         call = self._calls.get(call_id)

@@ -134,6 +134,7 @@ class FakeDispatcher:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     failed: set[str] = field(default_factory=set)
     live: set[str] = field(default_factory=set)
+    take_overs: list[tuple[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -165,6 +166,9 @@ class FakeDispatcher:
 
     async def register_gateway(self, gateway_id: str, media_url: str) -> None:
         self.asked.append(("register_gateway", gateway_id, media_url))
+
+    async def took_over(self, reason: str, took_s: float) -> None:
+        self.take_overs.append((reason, took_s))
 
     def released(self, call_id: str) -> list[str]:
         return [entry[2] for entry in self.asked if entry[:2] == ("release", call_id)]

@@ -66,7 +66,7 @@ class FakeCluster:
         self.gateway_ids = {"gateway-a"}
         self.destroyed = []
         self.refuse = 0
-        self.reports, self.lost = [], []
+        self.reports, self.lost, self.take_overs = [], [], []
         self.holds = {}
         self.lag_ms = 0.0
 
@@ -98,6 +98,9 @@ class FakeCluster:
 
     async def report_lost(self, call_id, reason):
         self.lost.append((call_id, reason))
+
+    async def report_take_over(self, reason, took_s):
+        self.take_overs.append((reason, took_s))
 
 
 class Clock:

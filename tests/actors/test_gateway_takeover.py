@@ -56,6 +56,11 @@ async def test_a_new_actor_gets_snapshot_and_utterance_and_the_caller_notices_no
         # The new one speaks with its epoch, the old one's would be refused.
         second.send(Play(caller.call_id, 2, 2, 0, agent_audio(100, 3), True, True))
         await second.wait_event(caller.call_id, ClausePlayed, 2)
+        assert bench.dispatcher.take_overs == []
+        second.send(Snapshot(caller.call_id, 2, b"state-3"))
+        await until(lambda: bool(bench.dispatcher.take_overs))
+        [move] = (await bench.status())["moves"]
+        assert bench.dispatcher.take_overs == [("peer_closed", move["listening_ms"] / 1000)]
 
 
 async def test_a_hold_is_told_to_the_new_actor_and_it_can_resume(tmp_path: Path) -> None:

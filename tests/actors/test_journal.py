@@ -262,6 +262,37 @@ async def test_dispatcher_totals_become_counters_also_over_its_restart(made):
     assert samples["voice_host_loop_lag_seconds", ()] == pytest.approx(0.003)
 
 
+async def test_what_call_actors_gave_up_is_counted_also_over_their_death(made):
+    status = {
+        "live": 0, "free": 0, "hosts_starting": 0, "hosts_wanted": 2, "host_deaths": 0, "counts": {},
+        "overload": {"level": 0, "waiting": 0, "refused": {}},
+    }  # fmt: skip
+    for dropped in ({"a": 2, "b": 1}, {"b": 3}, {"b": 3, "c": 1}):
+        hosts = {name: {"loop_lag_ms": 0.0, "journal_dropped": count} for name, count in dropped.items()}
+        await made.journal.cluster_status(status | {"hosts": hosts})
+    samples = await made.samples()
+    assert samples["voice_journal_dropped_total", (("cause", "unsent"),)] == 6
+
+
+async def test_take_overs_are_counted_by_what_ended_the_link(made):
+    for reason in ("silent", "peer_closed", "silent", "moved", "protocol: a frame of 1 bytes is over the link's limit"):
+        await made.journal.take_over(reason, 0.06)
+    samples = await made.samples()
+    counts = {labels[0][1]: n for (name, labels), n in samples.items() if name == "voice_take_over_seconds_count"}
+    assert counts == {"silent": 2, "closed": 1, "moved": 1, "other": 1}
+    assert samples["voice_take_over_seconds_sum", (("reason", "silent"),)] == pytest.approx(0.12)
+
+
+async def test_a_record_that_cannot_be_dealt_with_is_left_out_and_the_rest_goes_on(made, caplog):
+    bad = turn("CA1", 3, times=None)
+    await made.journal.batch([turn("CA1", 2), bad, turn("CA1", 4)])
+    await until(lambda: len(made.store.records) == 2)
+    assert [record.turn for record in made.store.records] == [2, 4]
+    samples = await made.samples()
+    assert samples["voice_journal_dropped_total", (("cause", "bad"),)] == 1
+    assert "bad record left out" in [record.message for record in caplog.records]
+
+
 def test_catalogue_is_consistent():
     names = [metric.name for metric in metrics.CATALOGUE]
     assert len(names) == len(set(names))
