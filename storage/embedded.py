@@ -281,7 +281,11 @@ def _postmaster(data: Path) -> list[str]:
 
 
 def _running_pid(data: Path) -> int | None:
-    lines = _postmaster(data)
+    return _living(_postmaster(data), data)
+
+
+def _living(lines: list[str], data: Path) -> int | None:
+    """The server that wrote these lines of ``postmaster.pid``, while it runs."""
     if not lines or not lines[0].strip().isdigit():
         return None
     pid = int(lines[0])
@@ -295,8 +299,9 @@ def _running_pid(data: Path) -> int | None:
 
 
 def _is_ready(data: Path) -> bool:
+    # Read once: between two reads a new server may begin its own file in place of a dead one's, which said "ready".
     lines = _postmaster(data)
-    return len(lines) >= 8 and lines[7].strip() == "ready" and _running_pid(data) is not None
+    return len(lines) >= 8 and lines[7].strip() == "ready" and _living(lines, data) is not None
 
 
 def _open_lock(path: Path, operation: int) -> int:

@@ -16,6 +16,7 @@ import asyncpg
 import psutil
 import pytest
 
+from storage import embedded
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.system_user import ServerUser, grant_search, make_reachable
@@ -120,6 +121,19 @@ def test_a_killed_server_comes_back_with_its_data(folder: Path) -> None:
     assert ask(server.start(), "SELECT x FROM kept") == 7
     server.stop()
     assert servers(folder) == []
+
+
+def test_the_file_of_a_dead_server_makes_no_new_one_ready(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedPostgres(folder)
+    server.start()
+    data = folder.resolve() / "postgres" / "data"
+    living = embedded._postmaster(data)
+    assert embedded._is_ready(data)
+    nobody = str(2**31 - 1)
+    reads = iter([[nobody, *living[1:]], living])  # a new server begins its file between the two
+    monkeypatch.setattr(embedded, "_postmaster", lambda _: next(reads))
+    assert not embedded._is_ready(data)
+    monkeypatch.undo()
 
 
 def test_a_server_whose_head_was_killed_comes_back_while_its_children_go(folder: Path) -> None:
