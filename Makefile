@@ -17,8 +17,8 @@ install: $(STAMPS)/package $(STAMPS)/models $(STAMPS)/flite  ## Set up the embed
 demo: install  ## Set up and take one whole call, from ringing to goodbye, on this machine
 	@$(BIN)/voice-agent demo $(ARGS)
 
-test: dev  ## Run the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: dev  ## Run the whole test suite, in two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: dev  ## Lint, format, types, floors of the house
 	$(BIN)/ruff check .
