@@ -25,7 +25,7 @@ from voice_agent.admission import Admission
 from voice_agent.errors import CapacityError, DocumentError
 from voice_agent.ports import ReplyChunk, ReplyRequest, SearchRequest, SearchResponse
 
-pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(900)]
 
 FLAGS = {
     "RAY_AUTH_MODE": "disabled",

@@ -1,4 +1,8 @@
-"""The model plane on a real Serve, with simulated engines: sticky sessions, streams, cancelling, a killed replica."""
+"""The model plane on a real Serve, with simulated engines: sticky sessions, streams, cancelling, a killed replica.
+
+And the ``ray-serve-llm`` engine: the model is a deployment of the same application, asked by its handle. The model is
+a stand-in with vLLM's place and manners: what is tested is that both are wired, and that hanging up reaches the model.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,7 +31,7 @@ from voice_agent.ports import (
     TranscribeResponse,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 FLAGS = {
     "RAY_AUTH_MODE": "disabled",
@@ -33,6 +40,39 @@ FLAGS = {
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
 }
 PIECE = bytes(1600)
+WORDS = 400
+
+
+def stand_in(options: Mapping[str, Any]) -> Any:
+    """An application in place of ``serve_apps.llm_server.llm_server``'s."""
+    from ray import serve
+
+    class Model:
+        """Says the caller's words again, one every 10 ms, and knows whether somebody listened to the end."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+            self._left: list[str] = []
+
+        async def stream_chat(self, body: Mapping[str, Any]) -> AsyncIterator[list[str]]:
+            import json
+
+            left = True
+            try:
+                for word in [self._name, *str(body["messages"][-1]["content"]).split()]:
+                    await asyncio.sleep(0.01)
+                    choice = {"index": 0, "delta": {"content": f"{word} "}}
+                    yield [f"data: {json.dumps({'choices': [choice]})}\n\n"]
+                yield ["data: [DONE]\n\n"]
+                left = False
+            finally:
+                if left:
+                    self._left.append("left")
+
+        async def left(self) -> int:
+            return len(self._left)
+
+    return serve.deployment(Model, name="Model", ray_actor_options={"num_cpus": 0.1}).bind(options["model"])
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +85,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture(scope="module")
 def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
-    """Handles of the applications, without the retriever, which needs files."""
+    """Handles of the applications, without the retriever, which needs files; ``models`` is a second ``llm``."""
     flags = pytest.MonkeyPatch()
     for name, value in FLAGS.items():
         flags.setenv(name, value)
@@ -54,6 +94,9 @@ def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
 
     from serve_apps.build import build_apps
 
+    module = ModuleType("serve_apps.llm_server")
+    module.llm_server = stand_in  # type: ignore[attr-defined]
+    flags.setitem(sys.modules, "serve_apps.llm_server", module)
     folder = Path(tempfile.mkdtemp(prefix="va-mp-"))
     small = {"engine": "simulated", "num_cpus": 0.1}
     settings = Settings(
@@ -73,6 +116,7 @@ def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
         webhook_url="",
         media_url="",
     )
+    served = LanguageModelSettings(engine="ray-serve-llm", num_cpus=0.1, options={"model": "stand-in"})
     try:
         ray.init(
             address="local",
@@ -85,8 +129,11 @@ def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
         applications = build_apps(context)
         assert next(iter(applications)) == "retriever", "its ingest writes what the recogniser needs to start"
         targets = [serve.RunTarget(applications[name], name=name, route_prefix=None) for name in ("stt", "llm", "tts")]
-        serve.run_many(targets)
-        yield {name: serve.get_app_handle(name) for name in ("stt", "llm", "tts")}
+        models = build_apps(replace(context, settings=settings.model_copy(update={"llm": served})))["llm"]
+        serve.run_many([*targets, serve.RunTarget(models, name="models", route_prefix=None)])
+        yield {target.name: serve.get_app_handle(target.name) for target in targets} | {
+            "models": serve.get_app_handle("models")
+        }
     finally:
         if ray.is_initialized():
             loop.run_until_complete(serve.shutdown_async())
@@ -111,7 +158,8 @@ async def talk(handle: Any, call_id: str, pieces: int = 8) -> list[TranscribeRes
 async def use_everything(handles: dict[str, Any]) -> None:
     from ray.serve.exceptions import RequestCancelledError
 
-    for name, handle in handles.items():
+    for name in ("stt", "llm", "tts"):
+        handle = handles[name]
         capabilities: Capabilities = await handle.capabilities.remote()
         assert (capabilities.name, capabilities.simulated) == ("simulated", True), name
 
@@ -169,3 +217,30 @@ def test_the_model_plane_on_serve(loop: asyncio.AbstractEventLoop, handles: dict
         await lose_a_replica(handles["stt"])
 
     loop.run_until_complete(both())
+
+
+async def talk_to_a_model(llm: Any) -> None:
+    from ray import serve
+
+    capabilities: Capabilities = await llm.capabilities.remote()
+    assert (capabilities.name, capabilities.version) == ("ray-serve-llm", "stand-in")
+    reply = llm.options(method_name="reply", stream=True)
+    chunks = [chunk async for chunk in reply.remote(ReplyRequest("call", 1, (Message("user", "one two"),)))]
+    assert "".join(chunk.text for chunk in chunks) == "stand-in one two "
+    assert chunks[-1].finish_reason == "stop"
+
+    model = serve.get_deployment_handle("Model", app_name="models")
+    assert await model.left.remote() == 0
+    stream = reply.remote(ReplyRequest("call", 2, (Message("user", "word " * WORDS),)))
+    await anext(aiter(stream))
+    stream.cancel()
+    for _ in range(400):
+        if await model.left.remote():
+            break
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("the model was not told that nobody listens any more")
+
+
+def test_the_model_is_a_part_of_the_application(loop: asyncio.AbstractEventLoop, handles: dict[str, Any]) -> None:
+    loop.run_until_complete(talk_to_a_model(handles["models"]))
