@@ -18,8 +18,9 @@ import psutil
 
 from cluster import processes
 
-START_WITHIN_S = 150.0
-END_WITHIN_S = 60.0
+# Ceilings, for a machine that others use as well: what is waited for ends the wait.
+START_WITHIN_S = 500.0
+END_WITHIN_S = 200.0
 
 
 @dataclass

@@ -27,7 +27,7 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.tool_runs import ToolRunRepository
 
-pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.timeout(900)]
 
 FLOW = """
 flow: message

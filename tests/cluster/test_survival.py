@@ -1,12 +1,17 @@
-"""Calls of a whole stack outlive the death of its processes: nothing of them is lost, repeated or cut."""
+"""Calls of a whole stack outlive the death of its processes: nothing of them is lost, repeated or cut.
+
+And when the stack itself is killed, nothing of it is left.
+"""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from stack_kit import launched
+from stack_kit import END_WITHIN_S, Up, launched
 
 from cluster import statefile
 from cluster.commands.call import target_of
@@ -15,19 +20,26 @@ from loadtest.chaos_report import ChaosReport
 from loadtest.chaos_stack import GATEWAY, POSTGRES
 from loadtest.sampler import CALL_ACTOR
 from loadtest.stack_process import RunningStack
+from storage.embedded import EmbeddedPostgres
 from voice_agent.errors import EngineUnavailableError
 
-pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.audio, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.audio, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    folder = tmp_path_factory.mktemp("stack")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     sets = SETS | {"calls.max_calls": "4", "tools.replicas": "1"}
-    with launched(folder, **{key.replace(".", "__"): value for key, value in sets.items()}) as up:
-        ready = up.ready()
-        state = statefile.require(up.data_dir)
-        yield RunningStack(ready, target_of(state), state.secret_api_key)
+    with launched(
+        tmp_path_factory.mktemp("stack"), **{key.replace(".", "__"): value for key, value in sets.items()}
+    ) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def stack(up: Up) -> RunningStack:
+    ready = up.ready()
+    state = statefile.require(up.data_dir)
+    return RunningStack(ready, target_of(state), state.secret_api_key)
 
 
 async def chaos(stack: RunningStack, folder: Path, *planned: tuple[str, str]) -> ChaosReport:
@@ -50,12 +62,21 @@ async def test_call_actors_die_while_they_listen_think_and_speak(stack: RunningS
     assert report.totals["answered"] == report.totals["asked"] > 0
 
 
-async def test_what_calls_do_not_live_in_may_die_as_well(stack: RunningStack, tmp_path: Path) -> None:
-    report = await chaos(stack, tmp_path, ("dispatcher", ""), (POSTGRES, ""), ("journal", ""))
-    assert report.totals["answered"] == report.totals["asked"] > 0
-
-
-async def test_a_gateway_dies_and_its_calls_come_back_by_the_other(stack: RunningStack, tmp_path: Path) -> None:
-    report = await chaos(stack, tmp_path, (GATEWAY, ""), (CALL_ACTOR, "listening"))
+async def test_what_calls_do_not_live_in_may_die_as_well_and_so_may_a_gateway(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    others = (("dispatcher", ""), (POSTGRES, ""), ("journal", ""))
+    report = await chaos(stack, tmp_path, *others, (GATEWAY, ""), (CALL_ACTOR, "listening"))
     assert report.totals["excused"] > 0
-    assert report.totals["answered"] > 0
+    assert report.totals["answered"] == report.totals["asked"] - report.totals["excused"] > 0
+
+
+def test_a_killed_stack_leaves_nothing(up: Up, stack: RunningStack) -> None:
+    up.process.send_signal(signal.SIGKILL)
+    up.process.wait()
+    assert up.left() == []
+    psutil.wait_procs([psutil.Process(pid) for pid in stack.pids["guard"] if psutil.pid_exists(pid)], END_WITHIN_S)
+    assert not any(psutil.pid_exists(pid) for pid in stack.pids["guard"])
+    assert EmbeddedPostgres(up.data_dir).pid is None
+    assert not statefile.state_path(up.data_dir).exists()
+    assert not Path(stack.ready["ray_token_path"]).parent.exists()
