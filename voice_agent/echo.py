@@ -11,6 +11,7 @@ Sound up to ``EchoGuard.limit_db`` may be an echo, and is no reason to stop the 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -37,6 +38,7 @@ _FRAME_SAMPLES: Final = 64
 _SAMPLES_PER_MS: Final = 8
 _PIECE_SAMPLES: Final = 800
 """Audio is kept in pieces of 100 ms, for only those that lie whole in a block tell something about the line."""
+_WHOLE_FRAMES: Final = _PIECE_SAMPLES // _FRAME_SAMPLES * _FRAME_SAMPLES
 _NOTHING_DB: Final = -120.0
 _POWER: Final[NDArray[np.float32]] = np.square(mulaw_to_float(bytes(range(256))))
 
@@ -72,10 +74,10 @@ class EchoGuard:
 
     def sent(self, at_ms: int, audio: bytes) -> None:
         """The agent's audio (mu-law 8 kHz) that is heard from ``at_ms`` on; in order."""
-        for start in range(0, len(audio), _PIECE_SAMPLES):
-            piece = audio[start : start + _PIECE_SAMPLES]
-            begin_ms = at_ms + start // _SAMPLES_PER_MS
-            self._sent.append((begin_ms, begin_ms + len(piece) // _SAMPLES_PER_MS, _loudest_db(piece)))
+        for number, level_db in enumerate(_loudest_db(audio)):
+            samples = min(_PIECE_SAMPLES, len(audio) - number * _PIECE_SAMPLES)
+            begin_ms = at_ms + number * _PIECE_SAMPLES // _SAMPLES_PER_MS
+            self._sent.append((begin_ms, begin_ms + samples // _SAMPLES_PER_MS, level_db))
 
     def cut(self, now_ms: int) -> None:
         """What was not heard yet never will be."""
@@ -107,9 +109,15 @@ class EchoGuard:
         return max(levels, default=_NOTHING_DB)
 
 
-def _loudest_db(audio: bytes) -> float:
-    """Level of the loudest whole frame; of all of it when it is shorter than one."""
-    power = _POWER[np.frombuffer(audio, dtype=np.uint8)]
-    whole = len(power) // _FRAME_SAMPLES * _FRAME_SAMPLES
-    frames = power[:whole].reshape(-1, _FRAME_SAMPLES) if whole else power.reshape(1, -1)
-    return float(10.0 * np.log10(max(float(frames.mean(axis=1).max()), 1e-12)))
+def _loudest_db(audio: bytes) -> list[float]:
+    """Level of the loudest whole frame of each piece; of all of it where a piece is shorter than a frame."""
+    power = _POWER.take(np.frombuffer(audio, dtype=np.uint8))
+    pieces = len(power) // _PIECE_SAMPLES
+    whole = power[: pieces * _PIECE_SAMPLES].reshape(pieces, _PIECE_SAMPLES)[:, :_WHOLE_FRAMES]
+    sums = np.add.reduce(whole.reshape(pieces, -1, _FRAME_SAMPLES), axis=2) if pieces else None
+    loudest = (np.maximum.reduce(sums, axis=1) / _FRAME_SAMPLES).tolist() if sums is not None else []
+    rest = power[pieces * _PIECE_SAMPLES :]
+    if len(rest):
+        frames = rest[: len(rest) // _FRAME_SAMPLES * _FRAME_SAMPLES] if len(rest) >= _FRAME_SAMPLES else rest
+        loudest.append(float(frames.reshape(-1, min(_FRAME_SAMPLES, len(rest))).mean(axis=1).max()))
+    return [10.0 * math.log10(max(level, 1e-12)) for level in loudest]

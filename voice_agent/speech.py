@@ -156,6 +156,11 @@ class SpeechSegmenter:
         self._position = end
         window = (start, end, frames_db)
         self._recent.append(window)
+        if not self._speaking and probability < self._settings.threshold:
+            # Nearly every window of a caller who listens: no onset can end here, whatever ``playing``.
+            self._run = 0
+            self._listen_to_background(frames_db)
+            return None
         active = self._active(probability, frames_db)
         if not active:
             self._listen_to_background(frames_db)
@@ -296,22 +301,22 @@ class CallerAudioStore:
 
     The store holds ``keep_samples``; its policy is drop oldest. An utterance that outgrows it can be sent again only
     in part (``replay`` then starts its numbering anew).
+
+    Attributes:
+        end: samples received since the stream began.
     """
 
     def __init__(self, *, keep_samples: int, preroll_samples: int) -> None:
         self._keep = keep_samples
         self._preroll = preroll_samples
         self._buffer = bytearray()
+        self._trim_at = keep_samples + keep_samples // 8
         self._base = 0
+        self.end = 0
         self._stretches: list[list[int]] = []
         self._running = False
         self._taken = 0
         self._offset = 0
-
-    @property
-    def end(self) -> int:
-        """Samples received since the stream began."""
-        return self._base + len(self._buffer)
 
     @property
     def held_samples(self) -> int:
@@ -321,8 +326,9 @@ class CallerAudioStore:
     def append(self, audio: bytes) -> None:
         """Take caller audio as it comes."""
         self._buffer += audio
+        self.end += len(audio)
         # Trimmed in steps of an eighth, so that the cost of moving memory is spread over many frames.
-        if len(self._buffer) > self._keep + self._keep // 8:
+        if len(self._buffer) > self._trim_at:
             surplus = len(self._buffer) - self._keep
             del self._buffer[:surplus]
             self._base += surplus

@@ -15,9 +15,9 @@ from voice_agent.speech import (
     SpeechFade,
     SpeechOnset,
     SpeechPause,
-    SpeechRise,
     SpeechSegmenter,
     SpeechSettings,
+    SpeechSignal,
 )
 
 
@@ -83,8 +83,9 @@ class CallerEar:
 
     def hear(self, audio: bytes) -> None:
         """Take caller audio, mu-law 8 kHz, any length."""
-        self._store.append(audio)
-        end = self._store.end
+        store = self._store
+        store.append(audio)
+        end = store.end
         if end - self._judged_to >= self._window:
             self._clock.arrived(end, self._owner.now_ms)
             self._vad.submit(self)
@@ -158,17 +159,21 @@ class CallerEar:
         # Only what may be an onset asks whether the agent is heard, so most windows need not.
         playing = probability > 0.0 and not segmenter.speaking and self._owner.agent_heard()
         signal = segmenter.accept(probability, frames_db, playing=playing)
+        if signal is not None:
+            self._tell(signal)
+        if segmenter.speaking and segmenter.utterance is not None:
+            for offset, audio in self._store.take(segmenter.position, self._piece):
+                self._owner.upload(segmenter.utterance, offset, audio)
+
+    def _tell(self, signal: SpeechSignal) -> None:
         if isinstance(signal, SpeechOnset):
             self._began(signal)
         elif isinstance(signal, SpeechPause):
             self._paused(signal)
         elif isinstance(signal, SpeechFade):
             self._faded(signal)
-        elif isinstance(signal, SpeechRise):
+        else:
             self._owner.event(SpeechRose(signal.utterance))
-        if segmenter.speaking and segmenter.utterance is not None:
-            for offset, audio in self._store.take(segmenter.position, self._piece):
-                self._owner.upload(segmenter.utterance, offset, audio)
 
     def _began(self, onset: SpeechOnset) -> None:
         self._owner.caller_began()

@@ -53,6 +53,8 @@ RETRY_S: Final = 0.1
 MOST_HOSTS: Final = 5
 """Hosts tried one after another before a call is given up."""
 UNCONFIRMED_EVENTS: Final = 256
+_NOT_IN_THE_STATE: Final = (PlayoutStarted, ClausePlayed, DtmfReceived)
+"""What a new actor could not see from the call's state."""
 STREAM_EPOCHS: Final = 1000
 """Epochs of one stream; the next stream of a call, by whatever gateway, begins above them all."""
 MOVED: Final = "moved"
@@ -95,7 +97,7 @@ class GatewayCall:
         self._over = ""
         self._changed = asyncio.Event()
         self._scope: asyncio.Timeout | None = None
-        self._due_ms: int | None = None
+        self._due_s: float | None = None
 
     # --- looking in ---
 
@@ -362,13 +364,13 @@ class GatewayCall:
             self._do(self.ledger.hold(now_ms))
 
     def event(self, event: Event) -> None:
-        """Tell the actor. What a new one could not see from the call's state is kept until a snapshot covers it."""
+        """Tell the actor. What a new one could not see otherwise is kept until a snapshot covers it."""
         self._counters.events += 1
         self._tell(event)
 
     def _tell(self, event: Event) -> None:
         self._told += 1
-        if isinstance(event, PlayoutStarted | ClausePlayed | DtmfReceived):
+        if isinstance(event, _NOT_IN_THE_STATE):
             self._unconfirmed.append((self._told, event))
         if self._link is not None:
             self._link.send(CallEvent(self.call_id, event))
@@ -451,11 +453,12 @@ class GatewayCall:
                 self.ear.agent_stopped(self.now_ms)
             else:
                 self.event(action)
-        self._due_ms = self.ledger.next_deadline_ms()
+        due_ms = self.ledger.next_deadline_ms()
+        self._due_s = self._zero_s + due_ms / 1000 if due_ms is not None else None
 
     def _beat(self) -> None:
         """At each beat of the pulse: a chunk may be due. One beat late is far within the lead."""
-        if self._due_ms is not None and self.now_ms >= self._due_ms:
+        if self._due_s is not None and time.monotonic() >= self._due_s:
             self._guard(lambda: self._do(self.ledger.advance(self.now_ms)))
 
     def _guard(self, step: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import Final, Protocol
 
 from actors.link.codec import Message
 from actors.link.connection import LinkConnection, LinkLimits, connect_link
@@ -14,6 +14,8 @@ from voice_agent.admission import HostAddress
 from voice_agent.errors import ProtocolError
 
 logger = logging.getLogger(__name__)
+
+_FROM_ACTOR: Final = (Play, Control, Snapshot)
 
 
 class LinkedCall(Protocol):
@@ -45,7 +47,7 @@ class HostLink:
     async def read(self) -> None:
         """Hand messages to their calls until the connection ends, then tell the calls."""
         async for message in self.connection:
-            if not isinstance(message, Play | Control | Snapshot):
+            if not isinstance(message, _FROM_ACTOR):
                 raise ProtocolError(f"a call actor sent {type(message).__name__}, which only gateways send")
             call = self.calls.get(message.call_id)
             if call is not None:

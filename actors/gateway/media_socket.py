@@ -40,8 +40,10 @@ logger = logging.getLogger(__name__)
 _TEXT_FIN: Final = 0x80 | Opcode.TEXT
 _MASKED: Final = 0x80
 _REASON_BYTES: Final = 123
+_FIRST_READ_BYTES: Final = 1024
+"""Read first: two frames of a carrier, more than a beat brings. Room for more would be allocated in vain."""
 _READ_BYTES: Final = 16_384
-"""Read at once: 40 frames of a carrier."""
+"""Read at once where there is more: 40 frames."""
 _READS: Final = 4
 """Reads of one socket in a beat, so that one with a backlog does not keep the others waiting."""
 
@@ -178,18 +180,20 @@ class MediaSocket(asyncio.Protocol):
     def _read(self) -> None:
         """Take what has come since the last beat, past the transport, whose reading is paused."""
         assert self._transport is not None
+        size = _FIRST_READ_BYTES
         try:
             for _ in range(_READS):
                 if self._transport.is_closing():
                     return
-                data = os.read(self._descriptor, _READ_BYTES)
+                data = os.read(self._descriptor, size)
                 if not data:
                     self.eof_received()
                     self._transport.close()
                     return
                 self.data_received(data)
-                if len(data) < _READ_BYTES:
+                if len(data) < size:
                     return
+                size = _READ_BYTES
         except BlockingIOError:
             pass  # nothing has come
         except OSError:
@@ -201,15 +205,15 @@ class MediaSocket(asyncio.Protocol):
 
     def _cut_text_frames(self, data: bytes) -> bytes:
         """Hand over whole, unfragmented, masked text frames under 64 KiB (RFC 6455 section 5.2); give the rest back."""
-        at, end_of_data = 0, len(data)
+        at, end_of_data, largest, take = 0, len(data), self._limits.message_bytes, self._handler.text
         while end_of_data - at >= 8 and data[at] == _TEXT_FIN and data[at + 1] & _MASKED and self._open:
             size, body = data[at + 1] & 0x7F, at + 6
             if size == 126:
                 size, body = data[at + 2] << 8 | data[at + 3], at + 8
             end = body + size
-            if size == 127 or end > end_of_data or size > self._limits.message_bytes:
+            if size == 127 or end > end_of_data or size > largest:
                 break
-            self._handler.text(apply_mask(data[body:end], data[body - 4 : body]))
+            take(apply_mask(data[body:end], data[body - 4 : body]))
             at = end
         return data[at:] if at else data
 

@@ -158,10 +158,12 @@ class TwilioLeg:
             return
         found = _MEDIA.fullmatch(message)
         try:
-            if found is not None and self._sid in (found[2], found[4]):
-                self._media(int(found[1]), binascii.a2b_base64(found[3], strict_mode=True))
-            else:
-                self._take(messages.parse(message.decode()))
+            if found is not None:
+                sequence, sid, payload, sid_behind = found.groups()
+                if self._sid in (sid, sid_behind):
+                    self._media(int(sequence), binascii.a2b_base64(payload, strict_mode=True))
+                    return
+            self._take(messages.parse(message.decode()))
         except UnicodeDecodeError:
             self._broken(1007, "message is not UTF-8")
         except binascii.Error:

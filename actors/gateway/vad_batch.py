@@ -143,7 +143,7 @@ class VadBatch:
     def _judge(self, sources: list[VadSource], windows: list[bytes]) -> None:
         count, statistics = len(sources), self.statistics
         levels = _levels_db(b"".join(windows), count)
-        asked = [n for n, source in enumerate(sources) if _worth_asking(source, max(levels[n]))]
+        asked = [n for n, frames_db in enumerate(levels) if _worth_asking(sources[n], max(frames_db))]
         probabilities = [0.0] * count
         if asked:
             self._ask(asked, sources, windows, probabilities)
@@ -175,11 +175,11 @@ class VadBatch:
 
 def _levels_db(audio: bytes, count: int) -> list[list[float]]:
     """Level of each frame of ``count`` windows. By a table of powers: most windows are needed for nothing else."""
-    power = _POWER[np.frombuffer(audio, dtype=np.uint8)].reshape(count, FRAMES_PER_WINDOW, -1)
+    power = _POWER.take(np.frombuffer(audio, dtype=np.uint8)).reshape(count, FRAMES_PER_WINDOW, -1)
     mean = np.add.reduce(power, axis=2) / power.shape[2]
     levels: list[list[float]] = (10.0 * np.log10(np.maximum(mean, _SILENT_POWER))).tolist()
     return levels
 
 
 def _worth_asking(source: VadSource, loudest_db: float) -> bool:
-    return source.speaking or (loudest_db >= NOTHING_DB and source.worth_judging(loudest_db))
+    return source.worth_judging(loudest_db) if loudest_db >= NOTHING_DB else source.speaking

@@ -222,6 +222,9 @@ class SequenceTracker:
 
     def observe(self, sequence: int) -> bool:
         """Take the next message's number. True when the message is in order (a gap before it counts as in order)."""
+        if sequence == self._next:
+            self._next = sequence + 1
+            return True
         expected = sequence if self._next is None else self._next
         if sequence >= expected:
             self.missing += sequence - expected
