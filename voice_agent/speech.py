@@ -413,6 +413,7 @@ class SampleClock:
     def __init__(self) -> None:
         self._current: int | None = None
         self._previous: int | None = None
+        self._offset_ms = 0
         self._bucket_ends_ms = 0
 
     def arrived(self, end: int, now_ms: int) -> None:
@@ -425,9 +426,10 @@ class SampleClock:
             self._bucket_ends_ms = now_ms + self._BUCKET_MS
         elif late < self._current:
             self._current = late
+        else:
+            return
+        self._offset_ms = self._current if self._previous is None else min(self._current, self._previous)
 
     def to_ms(self, position: int, now_ms: int) -> int:
         """When ``position`` was spoken, at most ``now_ms`` and at least 0."""
-        offsets = [offset for offset in (self._current, self._previous) if offset is not None]
-        at = position // SAMPLES_PER_MS + (min(offsets) if offsets else 0)
-        return max(0, min(at, now_ms))
+        return max(0, min(position // SAMPLES_PER_MS + self._offset_ms, now_ms))

@@ -126,3 +126,25 @@ def test_what_is_long_past_is_forgotten() -> None:
     line.agent([-18.0] * 20)
     line.pass_time(4000)
     assert not line.guard.expected
+
+
+@given(
+    st.lists(st.sampled_from([-18.0, -33.0, -60.0]), max_size=11), st.sampled_from([-18.0, -60.0]), st.integers(8, 800)
+)
+def test_audio_is_judged_in_pieces_however_it_comes(levels: list[float], last: float, samples: int) -> None:
+    pieces = [*map(tone, levels), tone(last)[:samples]]
+    together, apart = EchoGuard(), EchoGuard()
+    together.sent(0, b"".join(pieces))
+    for number, piece in enumerate(pieces):
+        apart.sent(number * CHUNK_MS, piece)
+    for at_ms in range(0, (len(pieces) + 8) * CHUNK_MS, 30):
+        assert together.limit_db(at_ms) == apart.limit_db(at_ms)
+    first = (levels or [last])[0]
+    assert abs(together.limit_db(0) - (first - USUAL_LOSS_DB + MARGIN_DB)) < 0.5
+
+
+def test_a_cut_takes_away_what_nobody_has_asked_for_yet() -> None:
+    guard = EchoGuard()
+    guard.sent(0, tone(-33.0) + tone(-18.0))
+    guard.cut(CHUNK_MS)
+    assert guard.limit_db(CHUNK_MS) < -33.0 - USUAL_LOSS_DB + MARGIN_DB + 0.5
