@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from actors import main_thread
 from actors.dispatch.pool import surge
 from cluster import ports, processes
@@ -37,6 +39,10 @@ _SYSTEM_CPUS = 0.8
 """For the dispatcher, the journal and the ingress; each gateway takes ``_GATEWAY_CPUS``."""
 _GATEWAY_CPUS = 0.2
 _PACKAGE_KEPT_S = 7 * 24 * 3600
+
+_IDLE_HELPERS = ("ray_monitor", "ray_log_monitor", "ray_dashboard")
+"""Ray starts them in any case: the autoscaler of a cluster that does not grow, a reader of logs for a driver that
+prints none, a dashboard without pages. 60 MB each."""
 
 
 class RayStartError(VoiceAgentError):
@@ -210,6 +216,8 @@ class RayCluster:
             raise RayStartError(f"could not start or reach {where}: {first}") from error
         if self.local and self._settings.ray.dashboard:
             self._dashboard = started.dashboard_url or ""
+        elif self.local:
+            _end_idle_helpers()
 
     def _options(self) -> dict[str, Any]:
         common: dict[str, Any] = {
@@ -244,6 +252,15 @@ class RayCluster:
                 keep_logs(self._temp_dir, logs_to)
             shutil.rmtree(self._temp_dir, ignore_errors=True)
             self._temp_dir = None
+
+
+def _end_idle_helpers() -> None:
+    """Kill those that Ray has started from this process: the autoscaler would report a SIGTERM as its failure."""
+    helpers = [one for one in psutil.Process().children() if processes.kind_of(one) in _IDLE_HELPERS]
+    for helper in helpers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            helper.kill()
+    psutil.wait_procs(helpers, timeout=2.0)
 
 
 def join(settings: Settings, address: str, token_path: str, working_dir: Path | None) -> str:

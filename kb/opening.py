@@ -1,16 +1,21 @@
-"""The knowledge base of a configuration: which embedder, which store, which ledger, which folders."""
+"""The knowledge base of a configuration: which embedder, which store, which ledger, which folders.
+
+The vector store's client and the parsers, 35 MB, are imported by whoever opens one: the process that deploys a stack,
+and stays, only names its parts.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.settings import Settings
 from engines import registry
-from kb.knowledge import KnowledgeBase, KnowledgeOptions
-from kb.ledger import DocumentLedger, FileLedger
-from kb.postgres_ledger import PostgresLedger
-from kb.store import VectorStore
 from voice_agent.ports import Embedder
+
+if TYPE_CHECKING:
+    from kb.knowledge import KnowledgeBase
+    from kb.ledger import DocumentLedger
 
 
 def vocabulary_dir(data_dir: Path) -> Path:
@@ -36,6 +41,11 @@ def open_knowledge_base(settings: Settings, *, data_dir: Path, dsn: str, root: P
         StorageError: the store or the ledger is out of reach, or another process holds the store.
         EngineUnavailableError: the embedder cannot run here.
     """
+    from kb.knowledge import KnowledgeBase, KnowledgeOptions
+    from kb.ledger import FileLedger
+    from kb.postgres_ledger import PostgresLedger
+    from kb.store import VectorStore
+
     embedder: Embedder = registry.load("embed", settings.retriever.engine, settings.retriever.options)
     embedded = not settings.kb.qdrant_url
     store = VectorStore(

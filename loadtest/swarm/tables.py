@@ -17,15 +17,14 @@ _SAME_TURN_MS = 600
 
 def parquet_missing() -> str:
     """Why there can be no Parquet here; empty when there can."""
-    return "" if importlib.util.find_spec("pyarrow") else "pyarrow is not installed: pip install '.[load]'"
+    return "" if importlib.util.find_spec("polars") else "polars is not installed: pip install '.[load]'"
 
 
 def write_parquet(
     folder: Path, result: SwarmResult, samples: Sequence[StackSample], records: Mapping[str, Mapping[str, Any]]
 ) -> list[Path]:
-    """Write ``calls``, ``turns`` and ``samples``; a table without rows is left out. Needs pyarrow."""
-    import pyarrow
-    from pyarrow import parquet
+    """Write ``calls``, ``turns`` and ``samples``; a table without rows is left out. Needs polars."""
+    import polars
 
     tables = {
         "calls": [call_row(call) for call in result.calls],
@@ -36,7 +35,8 @@ def write_parquet(
     for name, rows in tables.items():
         if rows:
             written.append(folder / f"{name}.parquet")
-            parquet.write_table(pyarrow.Table.from_pylist(rows), written[-1])
+            # A column may be null in all rows polars would look at to find out its type.
+            polars.from_dicts(rows, infer_schema_length=None).write_parquet(written[-1])
     return written
 
 

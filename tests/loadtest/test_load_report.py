@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pyarrow import parquet
 
 from loadtest.measure import BargeInMeasure, CallMeasures, Percentiles, TurnMeasure
 from loadtest.place import CallOutcome
@@ -157,13 +156,15 @@ def test_a_folder_has_page_summary_tables_and_verdict(tmp_path):
     assert 'href="audio/call-00000.wav"' in page
     for outside in ("http-equiv", "src=", "<script", "<link"):
         assert outside not in page, "the page stands alone"
-    turns = parquet.read_table(tmp_path / "turns.parquet").to_pylist()
+    import polars
+
+    turns = polars.read_parquet(tmp_path / "turns.parquet").to_dicts()
     assert [row["kind"] for row in turns].count("turn") == 4
     first = turns[0]
     assert (first["ear_ms"], first["self_ms"], first["endpoint_ms"]) == (400, 250, 300)
     assert turns[1]["self_ms"] is None, "no record is near this turn"
-    assert len(parquet.read_table(tmp_path / "calls.parquet")) == 2
-    assert len(parquet.read_table(tmp_path / "samples.parquet")) == 60
+    assert len(polars.read_parquet(tmp_path / "calls.parquet")) == 2
+    assert len(polars.read_parquet(tmp_path / "samples.parquet")) == 60
 
 
 def test_passed_and_invalid_have_other_exit_states(tmp_path):
