@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections import deque
 from collections.abc import Coroutine
@@ -13,15 +12,6 @@ logger = logging.getLogger(__name__)
 
 LAG_EVERY_S: Final = 1.0
 LAG_WINDOW: Final = 30
-
-
-def keep_out_of_collections() -> None:
-    """Take everything made so far, most of it libraries, out of garbage collections: each would stop all calls here.
-
-    A full collection of a process that holds Ray and Serve takes 50-100 ms; of what calls leave behind, under 1 ms.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 class TaskKeeper:

@@ -97,6 +97,7 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         **processes.ONE_THREAD,
+        **processes.FEW_HEAPS,
         # Halves the cost of a request: one event loop per replica, gRPC between caller and replica.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # It would open a port per replica and make a shutdown wait 30 s for connections that nobody has.

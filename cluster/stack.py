@@ -29,6 +29,7 @@ from cluster.ray_local import RayCluster
 from cluster.statefile import DataDirLock, StackState
 from cluster.steps import Steps
 from cluster.stores import StoresChild
+from configs.process import settle
 from configs.runtime import StackContext
 from configs.settings import Settings
 from voice_agent.errors import VoiceAgentError
@@ -127,6 +128,7 @@ class Stack:
             _await_ready(state.local_url)
         statefile.write(self._data_dir, state)
         self._steps.times_s["total"] = round(time.monotonic() - began_s, 3)
+        settle()
         return Ready(state, self.pids(), dict(self._steps.times_s))
 
     def pids(self) -> dict[str, list[int]]:

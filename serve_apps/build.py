@@ -10,6 +10,7 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from configs import policies
 from configs.logs import logging_at_start
+from configs.process import settled_at_start
 from configs.runtime import StackContext
 from configs.settings import Settings, StageSettings
 from configs.tool_files import load_tools
@@ -188,7 +189,7 @@ def _deploy(deployment_class: type[Any], stage: StageSettings, log_level: str, *
         router = _STICKY_ROUTER if sticky else _ROUTER
         options["request_router_config"] = RequestRouterConfig(request_router_class=router)
     return serve.deployment(
-        logging_at_start(deployment_class, log_level),
+        logging_at_start(settled_at_start(deployment_class), log_level),
         name=deployment_class.__name__,
         max_ongoing_requests=stage.max_ongoing_requests,
         ray_actor_options={"num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus},

@@ -27,7 +27,8 @@ from actors.link.messages import (
     Control,
     Detach,
 )
-from actors.tasks import LoopLag, TaskKeeper, keep_out_of_collections
+from actors.tasks import LoopLag, TaskKeeper
+from configs.process import settle
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
@@ -104,7 +105,7 @@ class CallActor:
             limits=LinkLimits().patient(GATEWAY_SILENCE_S),
         )
         host, port = await self._server.start(edges.bind_host)
-        keep_out_of_collections()
+        settle()
         main_thread.rest()
         return HostAddress(self._host_id, host, port)
 

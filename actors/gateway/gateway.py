@@ -26,7 +26,7 @@ from actors.gateway.takeover import TakeOver
 from actors.gateway.twilio_leg import MEDIA_PATH, TwilioLeg
 from actors.gateway.vad_batch import VadBatch
 from actors.link.connection import LinkLimits
-from actors.tasks import LoopLag, TaskKeeper, keep_out_of_collections
+from actors.tasks import LoopLag, TaskKeeper
 from configs.runtime import StackContext
 from engines import registry
 from voice_agent.admission import HostAddress
@@ -152,7 +152,6 @@ class MediaGateway:
             # Nobody sends calls here, and the next attempt needs the port.
             await self._server.stop()
             raise
-        keep_out_of_collections()
         return {
             "gateway_id": self._gateway_id,
             "host": settings.server.host,

@@ -1,0 +1,34 @@
+"""What a process of the stack does when it has started."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from typing import Any, TypeVar
+
+K = TypeVar("K")
+
+
+def settle() -> None:
+    """Take what is there, most of it libraries, out of garbage collections, and give back what the start has freed.
+
+    A full collection of a process that holds Ray and Serve takes 50-100 ms, in which all its calls stand still; of what
+    calls leave behind, under 1 ms. Importing leaves holes in the heaps of the C library, 9 MB in a call actor, which
+    glibc keeps until it is asked; other C libraries have no such call.
+    """
+    gc.collect()
+    gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def settled_at_start(kind: type[K]) -> type[K]:
+    """``kind`` for a process of its own: its constructor settles the process when all is loaded."""
+
+    def construct(self: Any, *arguments: Any, **named: Any) -> None:
+        kind.__init__(self, *arguments, **named)
+        settle()
+
+    made: type[K] = type(kind.__name__, (kind,), {"__init__": construct, "__doc__": kind.__doc__})
+    return made

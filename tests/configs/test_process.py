@@ -1,0 +1,41 @@
+"""What a started process does: nothing of its start is collected again, and memory it has freed is given back."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from configs.process import settle, settled_at_start
+
+
+@pytest.fixture(autouse=True)
+def unfrozen() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def test_a_constructor_settles_its_process() -> None:
+    class Thing:
+        def __init__(self, size: int, *, name: str) -> None:
+            assert gc.get_freeze_count() == 0, "what the constructor loads is not there yet"
+            self.told = (size, name)
+
+    made = settled_at_start(Thing)
+    gc.unfreeze()
+    assert made(3, name="x").told == (3, "x")
+    assert gc.get_freeze_count() > 1000
+    assert made.__name__ == "Thing"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_holes_in_the_heap_go_back() -> None:
+    blocks = [bytes(2000) for _ in range(30_000)]
+    # The last one is at the top of the heap: what is below it is not given back by freeing it.
+    del blocks[:-1]
+    before = psutil.Process().memory_info().rss
+    settle()
+    assert before - psutil.Process().memory_info().rss > 30e6
