@@ -11,7 +11,6 @@ from pathlib import Path
 
 from kb.document import Block, BlockKind, Document
 from kb.parse_html import parse_html
-from kb.parse_pdf import parse_pdf
 from kb.parse_text import parse_markdown, parse_text
 from voice_agent.errors import DocumentError
 
@@ -28,13 +27,20 @@ def _decode(data: bytes) -> str:
     return text
 
 
+def _parse_pdf(data: bytes) -> tuple[Block, ...]:
+    # Its library is 10 MB, which a retriever that has no PDF to read does without.
+    from kb.parse_pdf import parse_pdf
+
+    return parse_pdf(data)
+
+
 _READERS: Mapping[str, Callable[[bytes], tuple[Block, ...]]] = {
     ".md": lambda data: parse_markdown(_decode(data)),
     ".markdown": lambda data: parse_markdown(_decode(data)),
     ".txt": lambda data: parse_text(_decode(data)),
     ".html": parse_html,
     ".htm": parse_html,
-    ".pdf": parse_pdf,
+    ".pdf": _parse_pdf,
 }
 
 SUFFIXES = frozenset(_READERS)
