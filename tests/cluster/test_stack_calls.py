@@ -110,6 +110,8 @@ def test_a_stack_tells_what_it_is_but_no_secret(up: Up, ready: dict[str, Any], l
     assert ready["media_url"].startswith("ws://127.0.0.1:")
     wanted = {"cli", "guard", "postgres", "ray_gcs", "ray_raylet", "media_gateway", "dispatcher", "journal"}
     assert wanted | {"call_actor", "stt", "llm", "tts", "retriever", "ingress"} <= set(ready["pids"])
+    unused = {"ray_monitor", "ray_log_monitor", "ray_dashboard"}
+    assert not unused & set(ready["pids"]), "nobody asked for the dashboard"
     state = statefile.require(up.data_dir)
     assert state.pid == up.process.pid
     assert [document["title"] for document in line.api.get("/api/kb/documents")["documents"]] == ["Hours"]
