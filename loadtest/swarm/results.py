@@ -48,11 +48,11 @@ class Report:
         return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """A Parquet table of the report; empty where it was not written. Needs pyarrow."""
-        from pyarrow import parquet
+        """A Parquet table of the report; empty where it was not written. Needs polars."""
+        import polars
 
         path = self.folder / f"{table}.parquet"
-        found: list[dict[str, Any]] = parquet.read_table(path).to_pylist() if path.is_file() else []
+        found: list[dict[str, Any]] = polars.read_parquet(path).to_dicts() if path.is_file() else []
         return found
 
 
