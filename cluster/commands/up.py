@@ -48,12 +48,14 @@ def up(
         threading.Thread(target=_follow_stdin, daemon=True).start()
     steps = Steps()
     stack = Stack(settings, steps)
+    # Ray prints its warnings to standard output, from threads of its own and at any time.
+    output, sys.stdout = sys.stdout, sys.stderr
     try:
         ready = stack.start()
         stopper.install()  # ray.init has put its own handler for SIGTERM there
         steps.line("ready; Ctrl-C stops it")
-        sys.stdout.write(json.dumps(ready.as_dict()) + "\n")
-        sys.stdout.flush()
+        output.write(json.dumps(ready.as_dict()) + "\n")
+        output.flush()
         _watch(stack)
     except KeyboardInterrupt:
         steps.line("stopping")
@@ -61,6 +63,7 @@ def up(
         stopper.stopping()
         stack.stop()
         steps.line("stopped")
+        sys.stdout = output
 
 
 class _Stopper:
