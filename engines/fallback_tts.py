@@ -28,8 +28,9 @@ class FallbackTextToSpeech:
 
     A fault is: an error; no audio within ``first_s``; audio ``behind_s`` behind its own playout; silence, or next to no
     audio, for text that has letters. Silence at the begin is held back until it is clear which it is. After audio was
-    given a fault ends the stream: who plays it asks for the clause again, and gets another engine once the breaker is
-    open. A skipped engine is probed by saying the same clause in the background.
+    given a fault ends the stream: who plays it asks for the clause ``again``, and the last engine is asked first, since
+    the replica that is asked then may know nothing of the fault. A skipped engine is probed by saying the same clause
+    in the background.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class FallbackTextToSpeech:
         due = self.ladder.due()
         if due is not None:
             self.ladder.probe(due, self._whole(due, request))
-        rungs = self.ladder.usable(cheap=request.cheap)
+        rungs = self.ladder.usable(cheap=request.cheap or request.again)
         for rung in rungs:
             given = False
             try:

@@ -282,6 +282,8 @@ class SpeakRequest:
     ahead_ms: int = 0
     cheap: bool = False
     """As in ``ReplyRequest``."""
+    again: bool = False
+    """A voice broke off in these words; where there is another engine, that one is to say them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,7 @@ class TurnJobs:
             traceparent=self._context.traceparent,
             ahead_ms=audio.ahead_ms,
             cheap=kit.cheap("tts"),
+            again=command.again,
         )
 
         def take(chunk: SpeechChunk) -> bool:

@@ -81,7 +81,7 @@ def speaking() -> DialogMachine:
 def test_a_voice_that_breaks_off_says_the_clause_again_and_then_goes_on() -> None:
     machine = speaking()
     machine.receive(e.JobFailed("synthesise", 2, 0, "deadline_exceeded"), 2300)
-    assert machine.take_commands() == [c.Synthesise(2, 1, "We open at nine.")]
+    assert machine.take_commands() == [c.Synthesise(2, 1, "We open at nine.", again=True)]
     for clause, text in ((1, "We close at six."), (2, "")):
         machine.receive(e.SpeechSynthesised(2, clause, 1500, True), 2400)
         commands = machine.take_commands()

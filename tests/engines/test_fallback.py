@@ -51,8 +51,10 @@ def control(tmp_path: Path) -> Iterator[Path]:
     switch(file, "")  # a thread that hangs ends with its fault, else the process of the tests waits for it an hour
 
 
-async def spoken(engine: Any, text: str = "We open at nine, and close at six in the evening.") -> list[SpeechChunk]:
-    return [chunk async for chunk in engine.speak(SpeakRequest("CA1", 1, 0, text))]
+async def spoken(
+    engine: Any, text: str = "We open at nine, and close at six in the evening.", *, again: bool = False
+) -> list[SpeechChunk]:
+    return [chunk async for chunk in engine.speak(SpeakRequest("CA1", 1, 0, text, again=again))]
 
 
 async def replied(engine: Any, *, speculative: bool = False) -> list[ReplyChunk]:
@@ -149,6 +151,15 @@ async def test_silence_that_no_engine_hears_words_in_is_nobodys_fault(control: P
     engine = registry.load("stt", "fallback", {"engines": [quiet, quiet]})
     assert (await heard(engine)).text == ""
     assert all(not states["faults"] for states in engine.ladder.states().values())
+
+
+async def test_a_clause_that_is_said_again_is_said_by_the_fallback_of_whatever_replica_is_asked(control: Path) -> None:
+    switch(control, "trickle")
+    with pytest.raises(DeadlineExceededError):
+        await spoken(laddered("tts", control))
+    another = laddered("tts", control)
+    assert {chunk.engine for chunk in await spoken(another, again=True)} == {"simulated"}
+    assert state(another) == "closed"
 
 
 async def test_the_last_engine_has_nothing_behind_it_and_fails_as_it_is(control: Path) -> None:

@@ -57,7 +57,8 @@ class Synthesise:
     """Speak a clause. Its audio is kept by the shell until ``ReleaseTurn``, then goes straight to the gateway.
 
     ``keys``: press these telephone keys instead; ``text`` is empty then. ``recorded``: play the recording of this
-    phrase, in front of everything of the turn that has not begun to play.
+    phrase, in front of everything of the turn that has not begun to play. ``again``: the voice broke off in these
+    words.
     """
 
     turn: int
@@ -65,6 +66,7 @@ class Synthesise:
     text: str
     keys: str = ""
     recorded: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

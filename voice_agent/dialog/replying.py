@@ -67,7 +67,8 @@ class Replying(Call):
                 # An apology is for when engines fail: it must not need one.
                 recorded = reply.kind == "apology"
                 self._start(
-                    ("synthesise", reply.turn, index), Synthesise(reply.turn, index, clause.text, recorded=recorded)
+                    ("synthesise", reply.turn, index),
+                    Synthesise(reply.turn, index, clause.text, recorded=recorded, again=clause.again),
                 )
                 return
             clause.synthesised = clause.played = True

@@ -36,6 +36,7 @@ class TakingOver(Interrupting):
                         clause.recorded or clause.text,
                         clause.keys,
                         bool(clause.recorded) or reply.kind == "apology",
+                        clause.again,
                     )
                 )
         if reply.running is not None:
