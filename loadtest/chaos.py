@@ -1,7 +1,8 @@
-"""``python -m loadtest.chaos``: calls go on while the processes under them are killed, one after the other.
+"""``python -m loadtest.chaos``: calls go on while the processes under them are killed or stopped, one after the other.
 
 Starts a stack of its own with simulated engines, keeps calls going, and strikes by plan: call actors in the middle of
-listening, thinking and speaking, every other kind of process at any time. Then it reads back from the recordings and
+listening, thinking and speaking, every other kind of process at any time; call actors and replicas of engines are
+stopped as well (SIGSTOP, later SIGCONT). Then it reads back from the recordings and
 from Postgres what of the calls was lost. Exit status 0 when the verdict is good.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +26,7 @@ import httpx
 from configs.settings import AgentSettings
 from loadtest.bench import SCRIPT as _BENCH_SCRIPT
 from loadtest.bench import describe_machine, varied
-from loadtest.chaos_report import ChaosReport, Strike, summarise
+from loadtest.chaos_report import STOPPED, ChaosReport, Strike, summarise
 from loadtest.chaos_stack import GATEWAY, POSTGRES, Recovery, StackView, Victim, kill
 from loadtest.chaos_verdict import CallVerdict, Said, judge_agent, judge_caller, judge_records, phrases_in, spoken_ms
 from loadtest.place import CallOutcome, CallProgress, place_calls
@@ -45,6 +48,8 @@ OTHERS: Final = (
 )  # fmt: skip
 _CUES: Final = {"listening": ("caller_says", 0.5), "thinking": ("caller_says", 0.25), "speaking": ("agent_speaks", 1.2)}
 """What a moment begins with, and how long after it to strike; thinking counts from the end of the line."""
+STALLED: Final = (CALL_ACTOR, "stt", "llm", "tts")
+"""Kinds that are stopped for a while: what is frozen is not dead, and nobody is told."""
 _GAP_S: Final = 2.0
 _CUE_WITHIN_S: Final = 90.0
 _RECORDED_WITHIN_S: Final = 30.0
@@ -65,9 +70,10 @@ SETS: Final = {
 }
 
 
-def plan(actor_kills: int, rounds: int, others: Sequence[str] = OTHERS) -> list[tuple[str, str]]:
-    """(kind, moment) in order: actors between all others, each moment as often."""
+def plan(actor_kills: int, rounds: int, others: Sequence[str] = OTHERS, stalls: int = 0) -> list[tuple[str, str]]:
+    """(kind, moment) in order: actors between all others, each moment as often; ``stalls`` times each stop."""
     rest = [(kind, "") for _ in range(rounds) for kind in others]
+    rest += [(kind, STOPPED) for _ in range(stalls) for kind in STALLED]
     actors = [(CALL_ACTOR, MOMENTS[number % len(MOMENTS)]) for number in range(actor_kills)]
     mixed: list[tuple[str, str]] = []
     for place in range(max(len(rest), len(actors))):
@@ -124,7 +130,7 @@ class Striker:
                 self._say(f"{kind} {moment}: nothing to strike")
                 self.missed.append(f"{kind} {moment}".strip())
                 continue
-            await self._strike(victim, moment)
+            await (self._stall(victim) if moment == STOPPED else self._strike(victim, moment))
 
     async def _victim(self, kind: str, moment: str) -> Victim:
         """Who it hits, at the moment it is to be hit."""
@@ -156,6 +162,21 @@ class Striker:
             self.strikes.append(Strike(victim.kind, moment, at_s, victim.calls, recovered))
             told = "never" if recovered is None else ", ".join(f"{ms:.0f} ms" for ms in recovered)
             self._say(f"{victim.kind} {moment} killed ({len(victim.calls)} calls); recovered: {told}")
+
+    async def _stall(self, victim: Victim) -> None:
+        """Stop it until others have taken its work, then let it go on."""
+        os.kill(victim.pid, signal.SIGSTOP)
+        at_s = time.time()
+        try:
+            recovered = await self._recovery.without_ms(victim, at_s)
+        finally:
+            with suppress(ProcessLookupError):  # it may have been replaced
+                os.kill(victim.pid, signal.SIGCONT)
+        if victim.kind != CALL_ACTOR and not await self._recovery.asked_again(victim.kind):
+            recovered = None
+        self.strikes.append(Strike(victim.kind, STOPPED, at_s, victim.calls, recovered))
+        told = "never" if recovered is None else ", ".join(f"{ms:.0f} ms" for ms in recovered)
+        self._say(f"{victim.kind} stopped ({len(victim.calls)} calls); gone round: {told}")
 
 
 async def run_chaos(
@@ -234,7 +255,7 @@ async def _main(arguments: argparse.Namespace) -> int:
     await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
     sets = SETS | dict(pair.split("=", 1) for pair in arguments.set)
     others = OTHERS if arguments.kinds is None else tuple(kind for kind in arguments.kinds.split(",") if kind)
-    planned = plan(arguments.actor_kills, arguments.rounds, others)
+    planned = plan(arguments.actor_kills, arguments.rounds, others, arguments.stalls)
     _say(f"starting a stack; {len(planned)} strikes, {arguments.calls} calls at a time")
     async with running_stack("simulated", sets, out_dir / "var", out_dir / "up.log") as stack:
         report = await run_chaos(stack, out_dir, planned, calls=arguments.calls, say=_say)
@@ -254,6 +275,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=4, help="calls at a time")
     parser.add_argument("--actor-kills", type=int, default=12, help="spread over listening, thinking and speaking")
     parser.add_argument("--rounds", type=int, default=2, help="how often every other kind is killed")
+    parser.add_argument("--stalls", type=int, default=1, help=f"how often each of {', '.join(STALLED)} is stopped")
     parser.add_argument("--kinds", help=f"the other kinds, with commas between; {','.join(OTHERS)}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the stack")
     try:

@@ -137,6 +137,35 @@ class Recovery:
             await asyncio.sleep(POLL_S)
         return None
 
+    async def without_ms(self, victim: Victim, stopped_at_s: float) -> list[float] | None:
+        """From a stop until others have its work; None when that was not in time.
+
+        One figure for each call of a call actor, until it is with another; one for a replica, until a breaker is open.
+        """
+        give_up_at_s = stopped_at_s + self._within_s
+        while time.time() < give_up_at_s:
+            if victim.kind == CALL_ACTOR:
+                found = await self._moved(victim, stopped_at_s)
+            else:
+                found = [(time.time() - stopped_at_s) * 1000] if await self._avoided(victim.kind) else None
+            if found is not None:
+                return found
+            await asyncio.sleep(POLL_S)
+        return None
+
+    async def asked_again(self, stage: str) -> bool:
+        """Wait until no call actor avoids a replica of the stage any more; False when that does not come in time."""
+        give_up_at_s = time.time() + self._within_s
+        while time.time() < give_up_at_s:
+            if not await self._avoided(stage):
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
+
+    async def _avoided(self, stage: str) -> bool:
+        hosts = (await self._view.status()).get("dispatcher", {}).get("hosts", {})
+        return any(host.get("stages", {}).get(stage, {}).get("replicas") for host in hosts.values())
+
     async def _recovered(self, victim: Victim, killed_at_s: float, before: int) -> list[float] | None:
         if victim.kind == CALL_ACTOR:
             return await self._moved(victim, killed_at_s)

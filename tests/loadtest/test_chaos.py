@@ -8,8 +8,8 @@ import pytest
 
 from engines.word_sounds import SILENT_BYTE, word_sound
 from loadtest.caller import SpokenLine
-from loadtest.chaos import MOMENTS, OTHERS, REPLY, plan
-from loadtest.chaos_report import Strike, summarise
+from loadtest.chaos import MOMENTS, OTHERS, REPLY, STALLED, plan
+from loadtest.chaos_report import FROZEN_P95_MS, STOPPED, Strike, summarise
 from loadtest.chaos_verdict import (
     WORD_MS,
     CallVerdict,
@@ -113,6 +113,22 @@ def test_the_plan_hits_actors_at_every_moment_and_everything_else() -> None:
     planned = plan(6, 2)
     assert sorted(moment for kind, moment in planned if kind == CALL_ACTOR) == sorted(MOMENTS * 2)
     assert sorted(kind for kind, _ in planned if kind != CALL_ACTOR) == sorted(OTHERS * 2)
+
+
+def test_what_may_stall_is_stopped_as_well() -> None:
+    planned = plan(2, 1, stalls=2)
+    assert sorted(kind for kind, moment in planned if moment == STOPPED) == sorted(STALLED * 2)
+    assert len(planned) == 2 + len(OTHERS) + 2 * len(STALLED)
+
+
+def test_a_frozen_actor_may_take_as_long_as_its_silence_is_noticed_and_no_longer() -> None:
+    killed = Strike(CALL_ACTOR, "speaking", 0.0, ("CA1",), [80.0])
+    frozen = replace(killed, moment=STOPPED, recovered_ms=[FROZEN_P95_MS])
+    assert summarise("m", [killed, frozen], [CallVerdict("CA1")], []).good
+    late = replace(frozen, recovered_ms=[FROZEN_P95_MS + 1])
+    assert "frozen call actors" in summarise("m", [killed, late], [CallVerdict("CA1")], []).failures[0]
+    ignored = replace(killed, kind="tts", moment=STOPPED, recovered_ms=None)
+    assert "tts stopped did not" in summarise("m", [killed, ignored], [CallVerdict("CA1")], []).failures[0]
 
 
 def test_the_verdict_names_what_is_wrong() -> None:
