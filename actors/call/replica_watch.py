@@ -113,7 +113,12 @@ class ReplicaWatch:
         probe = request_id in self._probes
         self._probes.discard(request_id)
         self._fault(key, probe=probe)
-        if key[0] in self._ask:
+        self.doubted(request_id)
+
+    def doubted(self, request_id: str) -> None:
+        """The request is late, which may be nobody's fault: its replica is asked for a sign of life."""
+        key = self._served.get(request_id)
+        if key is not None and key[0] in self._ask:
             self._ask[key[0]](key[1])
 
     def another(self, request_id: str) -> bool:

@@ -208,6 +208,7 @@ class ServePlane:
     def _stalled(self, response: Any, *, begun: bool = False) -> bool:
         """A deadline has passed: give up, if that can help. A stream that has ``begun`` will not catch up."""
         if self.load >= BUSY:
+            WATCH.doubted(response.request_id)
             return False
         WATCH.failed(response.request_id)
         return begun or WATCH.another(response.request_id)

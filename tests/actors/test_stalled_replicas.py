@@ -107,9 +107,11 @@ async def test_a_busy_plane_is_not_asked_twice(watch, monkeypatch):
     replica = Replica(watch, "Retriever", ["hang"])
     plane = plane_with("retriever", replica)
     monkeypatch.setattr(ServePlane, "load", property(lambda _: 0.9))
+    asked = []
+    watch.asks("Retriever", asked.append)
     with pytest.raises(DeadlineExceededError):
         await answer_of(lambda: plane.search(SearchRequest("CA1", "q")), asyncio.get_running_loop().time() + 0.3)
-    assert replica.served == ["a"]
+    assert (replica.served, asked) == (["a"], ["a"])
     assert not watch.avoid("Retriever", "a")
 
 
