@@ -130,7 +130,7 @@ def _plan(file: Path, options: dict[str, Any]) -> LoadPlan:
     """The file's plan with what the options say."""
     from loadtest.swarm.plan import bounded, load_plan
 
-    plan = load_plan(file)
+    written = load_plan(file)
     minutes = options["minutes"]
     changes = {
         "calls": options["calls"],
@@ -140,12 +140,12 @@ def _plan(file: Path, options: dict[str, Any]) -> LoadPlan:
         "profile": options["profile"],
         "steady_s": None if minutes is None else minutes * 60,
     }
-    plan = replace(plan, **{key: value for key, value in changes.items() if value is not None})
+    plan = replace(written, **{key: value for key, value in changes.items() if value is not None})
     sets = dict(item.split("=", 1) for item in options["overrides"] or [] if "=" in item)
-    room = int(plan.sets.get("calls.max_calls", "0"))
-    # A file that names fewer lines than callers is about a burst; more callers than it names come with lines.
-    if room < plan.calls and (not room or options["calls"] is not None):
-        sets.setdefault("calls.max_calls", str(plan.calls + plan.calls // 10))
+    lines = int(plan.sets.get("calls.max_calls", "0"))
+    # A file that names fewer lines than callers is about a burst; whoever asks for other callers gets lines for them.
+    if not lines or (options["calls"] is not None and (lines < plan.calls or lines >= written.calls)):
+        sets.setdefault("calls.max_calls", str(plan.calls + max(1, plan.calls // 10)))
     return bounded(replace(plan, sets={**plan.sets, **sets}), str(file))
 
 

@@ -1,4 +1,4 @@
-"""How many lines the stack of a load gets: as many as its callers, unless its file wants fewer."""
+"""How many lines the stack of a load gets: a tenth more than its callers, unless its file wants fewer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ NONE = dict.fromkeys(("calls", "rate", "seed", "processes", "profile", "minutes"
         ("burst", {"calls": 20, "overrides": ["calls.max_calls=5"]}, "5"),
         ("soak", {}, "110"),
         ("soak", {"calls": 200}, "220"),
+        ("soak", {"calls": 30}, "33"),
+        ("soak", {"calls": 1}, "2"),
     ],
 )
-def test_more_callers_come_with_lines_and_a_burst_does_not(load: str, options: dict[str, object], lines: str) -> None:
+def test_callers_come_with_lines_and_a_burst_does_not(load: str, options: dict[str, object], lines: str) -> None:
     assert _plan(LOADS / f"{load}.yaml", NONE | options).sets["calls.max_calls"] == lines
