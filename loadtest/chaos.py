@@ -48,8 +48,9 @@ OTHERS: Final = (
 )  # fmt: skip
 _CUES: Final = {"listening": ("caller_says", 0.5), "thinking": ("caller_says", 0.25), "speaking": ("agent_speaks", 1.2)}
 """What a moment begins with, and how long after it to strike; thinking counts from the end of the line."""
-STALLED: Final = (CALL_ACTOR, "stt", "llm", "tts")
-"""Kinds that are stopped for a while: what is frozen is not dead, and nobody is told."""
+STALLED: Final = (CALL_ACTOR, "llm", "tts")
+"""Kinds that are stopped for a while: what is frozen is not dead, and nobody is told. Not the recogniser: a replica
+that has the session of no call is asked by nobody, so nobody need go round it."""
 _GAP_S: Final = 2.0
 _CUE_WITHIN_S: Final = 90.0
 _RECORDED_WITHIN_S: Final = 30.0
