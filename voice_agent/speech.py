@@ -50,7 +50,7 @@ class SpeechSettings:
     window_samples: int = 256
     lookback_ms: int = 96
     floor_margin_db: float = 8.0
-    quiet_db: float = -50.0
+    quiet_db: float = -45.0
     range_db: float = 20.0
     quiet_threshold: float = 0.8
     notice_db: float = 4.0
