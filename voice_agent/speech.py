@@ -309,8 +309,9 @@ class CallerAudioStore:
     def __init__(self, *, keep_samples: int, preroll_samples: int) -> None:
         self._keep = keep_samples
         self._preroll = preroll_samples
-        self._buffer = bytearray()
-        self._trim_at = keep_samples + keep_samples // 8
+        # All of it at once: buffers of a hundred calls that grow side by side leave holes in the heap.
+        self._buffer = bytearray(keep_samples + keep_samples // 8)
+        self._held = 0
         self._base = 0
         self.end = 0
         self._stretches: list[list[int]] = []
@@ -321,24 +322,27 @@ class CallerAudioStore:
     @property
     def held_samples(self) -> int:
         """Samples in the store."""
-        return len(self._buffer)
+        return self._held
 
     def append(self, audio: bytes) -> None:
         """Take caller audio as it comes."""
-        self._buffer += audio
         self.end += len(audio)
-        # Trimmed in steps of an eighth, so that the cost of moving memory is spread over many frames.
-        if len(self._buffer) > self._trim_at:
-            surplus = len(self._buffer) - self._keep
-            del self._buffer[:surplus]
-            self._base += surplus
+        if self._held + len(audio) > len(self._buffer):
+            # In steps of an eighth, so that the cost of moving memory is spread over many frames.
+            audio = audio[-self._keep :]
+            stays = self._keep - len(audio)
+            self._buffer[:stays] = self._buffer[self._held - stays : self._held]
+            self._held, self._base = stays, self.end - self._keep
+        self._buffer[self._held : self._held + len(audio)] = audio
+        self._held += len(audio)
 
     def window(self, start: int, samples: int) -> bytes:
         """``samples`` from position ``start``; what was dropped reads as silence."""
         at = start - self._base
+        end = min(at + samples, self._held)
         if at >= 0:
-            return bytes(self._buffer[at : at + samples])
-        return b"\xff" * min(samples, -at) + bytes(self._buffer[: max(samples + at, 0)])
+            return bytes(self._buffer[at:end])
+        return b"\xff" * min(samples, -at) + bytes(self._buffer[: max(end, 0)])
 
     def open(self, onset: int) -> None:
         """Begin an utterance whose first loud sample is ``onset``."""
