@@ -16,7 +16,7 @@ from typing import Final
 INSTALL: Final = "actors.main_thread.install"
 """What Ray is to run on the main thread of each worker when it starts: only there handlers can be set."""
 
-PAUSE_S: Final = 0.1
+PAUSE_S: Final = 0.2
 
 _NEXT_S: Final = 0.004
 """Before Ray looks again, so that it looks for nothing only once in ``PAUSE_S``."""

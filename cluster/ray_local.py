@@ -116,10 +116,11 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_worker_niceness": "0",
         "RAY_worker_maximum_startup_concurrency": workers,
         "RAY_num_workers_soft_limit": workers,
-        "RAY_metrics_report_interval_ms": "10000",
-        # The agent walks all processes of the node for figures that the journal does not use; the log monitor lists
-        # all log files ten times a second for a driver that does not print them.
-        "REPORTER_UPDATE_INTERVAL_MS": "30000",
+        # Ray's own figures are for its dashboard: without it each process tells its own, and the agent walks all
+        # processes of the node, less often still. The log monitor lists all log files ten times a second for a driver
+        # that does not print them.
+        "RAY_metrics_report_interval_ms": "10000" if settings.ray.dashboard else "60000",
+        "REPORTER_UPDATE_INTERVAL_MS": "30000" if settings.ray.dashboard else "60000",
         "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
         "LOG_NAME_UPDATE_INTERVAL_S": "30",
         # Nobody reads the history of tasks, and every request would write to it.
