@@ -82,7 +82,9 @@ def test_a_voice_that_hangs_is_covered_by_recordings_and_the_call_goes_on(line: 
     turns = ask(line, "voice")
     switch(line, "tts", "")
     assert sum(int(str(turn["fillers"])) for turn in turns) >= 1
-    assert next(turn["engines"]["tts"] for turn in turns if turn["kind"] in ("greeting", "apology")) == "recorded"
+    # A caller who speaks while the greeting is still waited for hears the apology instead.
+    spoken = [turn["engines"].get("tts") for turn in turns if turn["kind"] in ("greeting", "apology")]
+    assert "recorded" in spoken, turns
     assert [turn["outcome"] for turn in ask(line, "well again")][1] == "completed"
 
 
