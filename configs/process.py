@@ -18,6 +18,9 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    # Python looks at old objects again when a quarter as many are new. It counts the frozen ones until it has looked
+    # once more, and what a thousand calls leave behind (media buffers, in cycles of references) would wait for that.
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

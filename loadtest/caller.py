@@ -14,6 +14,8 @@ from loadtest.sounds import EchoPath, has_words
 from loadtest.speech import background, with_noise
 from voice_agent.audio.g711 import SILENCE, mulaw_decode
 
+LEFT = "left"
+"""Reason of a caller who was told to leave."""
 LOUD_DBFS = -45.0
 """A frame above this is loud: well above comfort noise, well below speech."""
 
@@ -176,7 +178,7 @@ class ScriptedCaller:
             return CallerAction(self._speak())
         if self._keys:
             return self._press()
-        return self._hang_up("left") if self._leaving else self._next()
+        return self._hang_up(LEFT) if self._leaving else self._next()
 
     def _next(self) -> CallerAction:
         """Start the current step if it is time."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.caller import ScriptedCaller, SpokenLine
+from loadtest.caller import LEFT, ScriptedCaller, SpokenLine
 from loadtest.carrier import CallTarget, CallTrace, EmulatedCall
 from loadtest.measure import CallMeasures, loud_mulaw, measure_loud
 from loadtest.recording import write_stereo
@@ -85,8 +85,9 @@ class CallOutcome:
 
     @property
     def ok(self) -> bool:
-        """The call had a stream and was ended by one of the two who talked."""
-        return self.streams > 0 and self.ended_by in ("caller", "agent", "transferred") and not self.stream_errors
+        """The call had a stream and was ended by one of the two who talked, or its caller left as the load ended."""
+        began = self.streams > 0 or self.reason == LEFT
+        return began and self.ended_by in ("caller", "agent", "transferred") and not self.stream_errors
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: all of it, with derived figures."""

@@ -56,5 +56,7 @@ class WebhookClient:
                 self._session.post(url, data=form, headers=headers, allow_redirects=False) as answer,
             ):
                 return Answer(answer.status, await answer.text())
+        except aiohttp.ClientConnectorError as error:
+            raise error.os_error from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             raise ConnectionError(f"no answer in HTTP/1.1: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import weakref
 from collections.abc import Iterator
 
 import psutil
@@ -29,6 +30,22 @@ def test_a_constructor_settles_its_process() -> None:
     assert made(3, name="x").told == (3, "x")
     assert gc.get_freeze_count() > 1000
     assert made.__name__ == "Thing"
+
+
+def test_what_is_left_in_cycles_does_not_wait_until_it_is_as_much_as_was_frozen() -> None:
+    frozen: list[list[object]] = [[] for _ in range(500_000)]
+    settle()
+    left = Left()
+    left.itself = left
+    gone = weakref.ref(left)
+    gc.collect(1)  # it grows old, as a call does
+    del left
+    kept: list[list[object]] = [[] for _ in range(100_000)]
+    assert gone() is None, (len(frozen), len(kept))
+
+
+class Left:
+    itself: Left | None = None
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")

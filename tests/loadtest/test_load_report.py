@@ -229,6 +229,11 @@ def test_a_wrong_file_names_the_place(tmp_path, text, reason):
         load_thresholds(path)
 
 
+def test_a_caller_who_left_while_it_rang_is_no_failure_and_one_without_a_stream_is():
+    assert call(1, streams=0, reason="left").outcome.ok
+    assert not call(1, streams=0).outcome.ok
+
+
 def test_several_loads_stand_side_by_side_with_their_data(tmp_path):
     samples = [sample(float(at), 0) for at in range(10, 51, 5)]
     for calls in (1, 10):
