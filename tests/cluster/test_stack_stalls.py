@@ -93,9 +93,14 @@ def voices(line: Line) -> list[psutil.Process]:
     return [process for process in below if kind_of(process) == "tts"]
 
 
-def avoided(line: Line) -> dict[str, str]:
+def stages(line: Line) -> dict[str, dict[str, dict[str, str]]]:
+    """What the call actor said last; empty until it was asked for the first time."""
     [host] = line.api.get("/api/status")["dispatcher"]["hosts"].values()
-    return dict(host["stages"]["tts"]["replicas"])
+    return dict(host["stages"])
+
+
+def avoided(line: Line) -> dict[str, str]:
+    return dict(stages(line)["tts"]["replicas"])
 
 
 def longest_silence_ms(outcome: CallOutcome) -> int:
@@ -108,7 +113,7 @@ def longest_silence_ms(outcome: CallOutcome) -> int:
 
 def test_a_voice_that_is_stopped_is_gone_round_and_asked_again_once_it_goes_on(line: Line) -> None:
     victim = voices(line)[-1]
-    assert avoided(line) == {}
+    assert line.until(lambda: stages(line), bool)["tts"]["replicas"] == {}
     os.kill(victim.pid, signal.SIGSTOP)
     try:
         steps = [Say(_QUESTION, AgentSilent(600)) for _ in range(3)]
