@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _HEAD: Final = """# Loads, measured at the ear
 
 Made by `python -m loadtest.swarm.results` from the reports of `voice-agent load`, on {machine}. The emulated callers
-share the machine with the stack, and their cost is shown apart. Engines: {engines}. A range in brackets is the 95 %
-confidence interval.
+share the machine with the stack, and their cost is shown apart. *Simulated* engines keep a latency profile: their
+figures are the platform's, not a model's. A range in brackets is the 95 % confidence interval.
 """
 _KINDS: Final = 8
 Summary = Mapping[str, Any]
@@ -103,6 +103,7 @@ def _late(content: Summary) -> str:
 
 _ROWS: Final[Mapping[str, Callable[[Summary], str]]] = {
     "calls at once; steady minutes": lambda c: f"{c['plan']['calls_at_once']}; {c['plan']['steady_s'] / 60:g}",
+    "engines": lambda c: "simulated" if c["stack"]["simulated"] else "real",
     "calls that went through": lambda c: f"{c['calls']['ok']} of {c['calls']['placed']}",
     "v2v at the ear P50 / P95, ms": _ms("v2v_at_the_ear"),
     "v2v as the platform reports it, ms": _ms("v2v_self_reported"),
@@ -125,11 +126,10 @@ def page(reports: Sequence[Report]) -> str:
     """The page, in Markdown."""
     contents = [report.content for report in reports]
     machines = " / ".join(sorted({content["machine"] for content in contents}))
-    engines = " / ".join(sorted({content["engines"] for content in contents}))
     labels = [report.label for report in reports]
     kinds = _largest_kinds(contents)
     parts = [
-        _HEAD.format(machine=machines, engines=engines),
+        _HEAD.format(machine=machines),
         _table(labels, [(name, [told(content) for content in contents]) for name, told in _ROWS.items()]),
         "\n## Where the CPU goes\nms per call-second, by kind of process.\n\n![CPU](load-cpu.svg)\n",
         _table(labels, [(kind, [_by_kind(content, "cpu_ms_per_call_s_by_kind", kind) for content in contents])
