@@ -327,6 +327,9 @@ class CallerAudioStore:
     def append(self, audio: bytes) -> None:
         """Take caller audio as it comes."""
         self.end += len(audio)
+        if not self._buffer:
+            self._base = self.end
+            return
         if self._held + len(audio) > len(self._buffer):
             # In steps of an eighth, so that the cost of moving memory is spread over many frames.
             audio = audio[-self._keep :]
@@ -396,6 +399,12 @@ class CallerAudioStore:
         """The utterance is over; its audio is not needed again."""
         self._stretches = []
         self._running = False
+
+    def release(self) -> None:
+        """The call is over: let go of the audio, and keep nothing of what still comes."""
+        self.close()
+        self._buffer = bytearray()
+        self._held, self._base = 0, self.end
 
     def _cut(self, until: int) -> tuple[int, bytes]:
         piece = (self._offset, self.window(self._taken, until - self._taken))

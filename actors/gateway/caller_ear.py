@@ -123,7 +123,7 @@ class CallerEar:
     def close(self) -> None:
         """The call is over."""
         self._vad.forget(self)
-        self._store.close()
+        self._store.release()
 
     # --- from the voice activity batch ---
 

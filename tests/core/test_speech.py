@@ -280,3 +280,14 @@ def test_the_clock_follows_lost_audio_within_seconds() -> None:
 
 def test_a_clock_that_has_heard_nothing_counts_from_zero() -> None:
     assert SampleClock().to_ms(800, 1000) == 100
+
+
+def test_a_released_store_holds_nothing_and_reads_as_silence():
+    store = CallerAudioStore(keep_samples=800, preroll_samples=0)
+    store.append(b"\x01" * 400)
+    store.open(0)
+    store.release()
+    store.append(b"\x02" * 400)
+    assert (store.held_samples, store.end) == (0, 800)
+    assert store.window(200, 256) == b"\xff" * 256
+    assert store.take(800, 100) == []
