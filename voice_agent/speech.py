@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from voice_agent.fading import PEAK_DECAY_DB, FadeSettings, Voice
 
 SAMPLES_PER_MS = 8
 
@@ -34,12 +36,7 @@ class SpeechSettings:
             detector stays sure for 100-300 ms after the last sound; the level says sooner that it is over, and a
             detector that is still very sure outweighs it (a consonant inside a word).
         notice_db: while silent, a window that is not this much above the background is not worth a detector's time.
-        fade_db: the voice has faded when a window stays this much below the utterance's loudest; voices do that at the
-            end of a turn, some 10 ms before their last loud frame, and two or three times a second elsewhere.
-        fade_every_ms: how often it is told again while it stays so: the last word may become known meanwhile.
-        fade_after_ms: speech shorter than this does not fade: so few words are rarely a turn.
-        rise_db: a voice that faded has risen when ``rise_windows`` in a row come this near to the loudest.
-        rise_windows: see ``rise_db``; the burst of a last consonant is shorter.
+        fade: when the voice has faded, and when it has risen again.
     """
 
     threshold: float = 0.5
@@ -54,11 +51,7 @@ class SpeechSettings:
     range_db: float = 20.0
     quiet_threshold: float = 0.8
     notice_db: float = 4.0
-    fade_db: float = 12.0
-    fade_every_ms: int = 64
-    fade_after_ms: int = 1000
-    rise_db: float = 6.0
-    rise_windows: int = 2
+    fade: FadeSettings = field(default_factory=FadeSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +87,6 @@ class SpeechRise:
 
 SpeechSignal = SpeechOnset | SpeechPause | SpeechFade | SpeechRise
 
-_PEAK_DECAY_DB = 0.3
-"""Per window of speech: who turns away from the telephone is followed within some seconds."""
-
 _Window = tuple[int, int, Sequence[float]]
 """First position, position behind the last, and frame levels of a window."""
 
@@ -120,7 +110,7 @@ class SpeechSegmenter:
         self._peak_db = -30.0
         self._numbered = 0
         self._open: int | None = None
-        self._voice = _Voice(settings)
+        self._voice = Voice(settings.fade, settings.window_samples)
         keep = settings.lookback_ms * SAMPLES_PER_MS // settings.window_samples
         keep += max(settings.onset_windows, settings.onset_windows_playing)
         self._recent: deque[_Window] = deque(maxlen=keep)
@@ -177,7 +167,7 @@ class SpeechSegmenter:
             return probability >= settings.quiet_threshold
         active = probability >= settings.threshold - settings.hysteresis
         if active:
-            self._peak_db = max(self._peak_db - _PEAK_DECAY_DB, loudest)
+            self._peak_db = max(self._peak_db - PEAK_DECAY_DB, loudest)
         return active
 
     def _loud_db(self) -> float:
@@ -220,7 +210,7 @@ class SpeechSegmenter:
         if self._open is None:
             return None
         if active or window[1] - self._last_loud < self._settings.pause_ms * SAMPLES_PER_MS:
-            faded = self._voice.goes_on(max(window[2]), window[1])
+            faded = self._voice.goes_on(window[2], window[1], self._loud_db())
             return None if faded is None else (SpeechFade if faded else SpeechRise)(self._open)
         self._speaking = False
         self._run = 0
@@ -255,41 +245,6 @@ class SpeechSegmenter:
             self._floor_db = max(level, -90.0)
         else:
             self._floor_db += 0.02 * (level - self._floor_db)
-
-
-class _Voice:
-    """How loud the caller's voice is against its own loudest in this stretch of speech."""
-
-    def __init__(self, settings: SpeechSettings) -> None:
-        self._settings = settings
-        self._since = 0
-        self._loudest_db = -90.0
-        self._faded = False
-        self._told = 0
-        self._risen = 0
-
-    def begins(self, position: int) -> None:
-        """Speech begins, or goes on after a pause."""
-        self._since, self._loudest_db = position, -90.0
-        self._faded, self._risen = False, 0
-
-    def goes_on(self, level_db: float, position: int) -> bool | None:
-        """Take a window. True: the voice has faded, or still is; False: it has risen again; None: nothing to tell."""
-        settings = self._settings
-        self._loudest_db = max(self._loudest_db - _PEAK_DECAY_DB, level_db)
-        if not self._faded:
-            long_enough = position - self._since >= settings.fade_after_ms * SAMPLES_PER_MS
-            self._faded = long_enough and level_db < self._loudest_db - settings.fade_db
-            self._told = position
-            return True if self._faded else None
-        self._risen = self._risen + 1 if level_db >= self._loudest_db - settings.rise_db else 0
-        if self._risen >= settings.rise_windows:
-            self._faded, self._risen = False, 0
-            return False
-        if self._risen or position - self._told < settings.fade_every_ms * SAMPLES_PER_MS:
-            return None
-        self._told = position
-        return True
 
 
 class CallerAudioStore:

@@ -7,6 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voice_agent.fading import FadeSettings
 from voice_agent.speech import (
     CallerAudioStore,
     SampleClock,
@@ -35,7 +36,7 @@ def feed(segmenter: SpeechSegmenter, timeline: str, *, playing: bool = False) ->
     return signals
 
 
-def make(**changes: float) -> SpeechSegmenter:
+def make(**changes: float | FadeSettings) -> SpeechSegmenter:
     return SpeechSegmenter(SpeechSettings(**changes))  # type: ignore[arg-type]
 
 
@@ -70,15 +71,48 @@ def silence_told_after(probability: float, **changes: float) -> int | None:
     return None
 
 
-def test_a_voice_fades_once_and_rises_only_when_it_goes_on() -> None:
-    segmenter = make(fade_after_ms=300)
-    soft, burst = [-34.0] * 4, [-22.0] * 4
-    heard = [segmenter.accept(0.9, level, playing=False) for level in [LOUD] * 4 + [soft] * 3]
-    assert heard == [None, SpeechOnset(1, 0, resumed=False), None, None, None, None, None], "too short to be a turn"
-    heard = [segmenter.accept(0.9, level, playing=False) for level in [LOUD] * 6 + [soft] * 3 + [burst, soft]]
-    assert heard[:9] == [*[None] * 6, SpeechFade(1), None, SpeechFade(1)], "told again each 64 ms"
-    assert heard[9:] == [None, SpeechFade(1)], "the burst of a consonant is no rise"
-    assert [segmenter.accept(0.9, burst, playing=False) for _ in range(3)] == [None, SpeechRise(1), None]
+SOFT, LOW = [-34.0] * 4, [-49.0] * 4
+
+
+def falling(*windows: list[float], lead: int = 10, sure: float = 0.9, **changes: float) -> list[SpeechSignal | None]:
+    """What is told of these windows behind ``lead`` loud ones."""
+    segmenter = make(fade=FadeSettings(**{"after_ms": 300, **changes}))  # type: ignore[arg-type]
+    feed(segmenter, "#" * lead)
+    return [segmenter.accept(sure, levels, playing=False) for levels in windows]
+
+
+def test_a_voice_that_dies_away_has_faded_sooner_than_one_that_is_cut_off() -> None:
+    assert falling(SOFT, SOFT, SOFT, LOW)[3] == SpeechFade(1)
+    assert falling(LOW, LOW) == [None, SpeechFade(1)], "the closure of a plosive is shorter"
+    assert falling(SOFT, LOW, LOW) == [None, None, SpeechFade(1)], "soft for one window: it was cut off"
+    assert falling(LOW, SOFT, SOFT, LOW) == [None] * 4, "each sound begins anew, and 64 ms are not long"
+    assert falling(*[SOFT] * 8) == [None] * 8, "soft is not silent"
+
+
+def test_a_fall_is_told_once_and_again_behind_any_sound() -> None:
+    burst = [-49.0, -22.0, -49.0, -49.0]
+    assert falling(LOW, LOW, LOW) == [None, SpeechFade(1), None], "a longer one says nothing new"
+    assert falling(LOW, LOW, burst, LOW) == [None, SpeechFade(1), None, SpeechFade(1)]
+
+
+def test_a_voice_that_faded_has_risen_when_it_goes_on_and_not_at_the_burst_of_a_consonant() -> None:
+    assert falling(LOW, LOW, LOUD, LOW) == [None, SpeechFade(1), None, None]
+    assert falling(LOW, LOW, LOUD, LOUD, LOUD) == [None, SpeechFade(1), None, SpeechRise(1), None]
+    assert falling(LOUD, LOUD) == [None, None], "it had not faded"
+
+
+def test_few_words_do_not_fade() -> None:
+    assert falling(LOW, LOW, lead=7) == [None, None]
+    assert falling(LOW, LOW, lead=8) == [None, SpeechFade(1)]
+
+
+def test_a_voice_fades_into_a_loud_background() -> None:
+    segmenter, noise = make(fade=FadeSettings(after_ms=300)), [-38.0] * 4
+    for _ in range(300):
+        segmenter.accept(0.02, noise, playing=False)
+    feed(segmenter, "#" * 10)
+    told = [segmenter.accept(0.9, noise, playing=False) for _ in range(2)]
+    assert told == [None, SpeechFade(1)], "28 dB below the voice are below the background"
 
 
 def test_the_level_ends_speech_before_a_detector_that_lags_but_not_against_one_that_is_sure() -> None:

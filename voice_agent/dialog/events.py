@@ -56,7 +56,7 @@ class SpeechResumed:
 
 @dataclass(frozen=True, slots=True)
 class SpeechFaded:
-    """The caller's voice falls, as with the last word of a turn, and often elsewhere; told again while it stays so."""
+    """The caller's voice falls, as with the last word of a turn, and elsewhere; told once of each fall."""
 
     utterance: int
 
