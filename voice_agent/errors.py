@@ -39,6 +39,10 @@ class EngineFailedError(VoiceAgentError):
     retryable = True
 
 
+class ReplicaLostError(EngineFailedError):
+    """The replica that had the request is dead or out of reach; no fault of its engine."""
+
+
 class DeadlineExceededError(VoiceAgentError):
     """A stage did not answer within its deadline."""
 

@@ -271,6 +271,7 @@ class SpeakRequest:
     """One clause to be spoken. ``voice`` empty means the engine's default.
 
     ``ahead_ms``: speech of the turn that the listener still has to hear first; audio may come in pieces so much larger.
+    What it has of this clause already, and leaves out when it comes again, is taken off; so this may be negative.
     """
 
     call_id: str

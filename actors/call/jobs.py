@@ -39,7 +39,8 @@ async def items_of(open_stream: Callable[[], AsyncGenerator[T, None]], patience_
     """Items of a stream.
 
     A stream that fails before its first item is opened once more, within the same ``patience_s``; one that has given
-    something is not, since what it gave may be playing. Between items it may be silent for ``patience_s``.
+    something is not, since what it gave may be playing (``clause_speech`` knows how to go on). Between items it may be
+    silent for ``patience_s``.
 
     Raises:
         DeadlineExceededError: silent for too long.
@@ -52,7 +53,7 @@ async def items_of(open_stream: Callable[[], AsyncGenerator[T, None]], patience_
         async with aclosing(open_stream()) as stream:
             try:
                 while True:
-                    item = await _next(stream, give_up_at_s)
+                    item = await next_of(stream, give_up_at_s)
                     given = True
                     yield item
                     give_up_at_s = loop.time() + patience_s
@@ -64,7 +65,13 @@ async def items_of(open_stream: Callable[[], AsyncGenerator[T, None]], patience_
                 retried = True
 
 
-async def _next(stream: AsyncGenerator[T, None], give_up_at_s: float) -> T:
+async def next_of(stream: AsyncGenerator[T, None], give_up_at_s: float | None) -> T:
+    """The next item, by an absolute time on the event loop's clock if there is one.
+
+    Raises:
+        DeadlineExceededError: no item in time.
+        StopAsyncIteration: there are no more.
+    """
     try:
         async with asyncio.timeout_at(give_up_at_s):
             return await anext(stream)

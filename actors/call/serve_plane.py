@@ -10,14 +10,20 @@ from functools import partial
 from typing import Any, Final
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import RayServeException
 
 from actors.call.load import PlaneLoad
 from actors.call.replica_watch import WATCH
 from actors.call.stage_health import StageHealth
 from actors.call.stalls import StageDeadlines, within
-from voice_agent.errors import DeadlineExceededError, EngineFailedError, EngineUnavailableError, VoiceAgentError
+from voice_agent.errors import (
+    DeadlineExceededError,
+    EngineFailedError,
+    EngineUnavailableError,
+    ReplicaLostError,
+    VoiceAgentError,
+)
 from voice_agent.plan import Outcome
 from voice_agent.ports import (
     Capabilities,
@@ -41,6 +47,9 @@ STAGES: Final = {
 }
 """Serve application and deployment of each stage."""
 
+LOST: Final = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
+"""What Ray and Serve raise for a request whose replica, or its node, is dead or out of reach."""
+
 POLL_S: Final = 0.2
 BUSY: Final = 0.8
 """At this load lateness is no fault: whoever gives up and asks again makes it worse."""
@@ -49,12 +58,16 @@ BUSY: Final = 0.8
 def engine_error(stage: str, error: BaseException) -> VoiceAgentError:
     """What a failed Serve request means to a call.
 
-    A replica's own ``VoiceAgentError`` keeps its class, so that its ``code`` and ``retryable`` survive the way; a dead,
-    unreachable or overloaded replica and any other exception are ``EngineFailedError``: another replica may do better.
+    A replica's own ``VoiceAgentError`` keeps its class, so that its ``code`` and ``retryable`` survive the way; a dead
+    or unreachable replica is ``ReplicaLostError``; an overloaded one and any other exception are ``EngineFailedError``:
+    another replica may do better.
     """
     for known in (getattr(error, "cause", None), error):
         if isinstance(known, VoiceAgentError):
             return _own_class(known)(f"{stage}: {known}")
+    # What a replica raised is a task error, also when it tells of the death of something that the replica needs.
+    if isinstance(error, LOST) and not isinstance(error, RayTaskError):
+        return ReplicaLostError(f"{stage}: the replica is gone ({type(error).__name__})")
     return EngineFailedError(f"{stage}: the request failed with {type(error).__name__}")
 
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from actors.call.clause_speech import speech_of
 from actors.call.jobs import answer_of, items_of
 from actors.call.kit import CallKit
 from actors.call.tool_jobs import outcome_of
@@ -196,7 +197,7 @@ class TurnJobs:
             return chunk.last
 
         try:
-            await _consume(items_of(lambda: kit.plane.speak(request), kit.patience_s), take)
+            await _consume(speech_of(kit, request, lambda: audio.ahead_ms), take)
         except VoiceAgentError:
             # The end of the ladder: no engine speaks, but this may be a phrase of which there is a recording.
             if audio.given(command.clause) or not self._play_recording(command, audio, emit):

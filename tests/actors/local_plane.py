@@ -10,7 +10,7 @@ from actors.call.kit import CallKit, DialogMachines
 from actors.call.outbox import JournalOutbox
 from actors.link.messages import Control, Play, Snapshot
 from voice_agent.dialog.policy import AgentPhrases, TurnPolicy
-from voice_agent.errors import EngineFailedError
+from voice_agent.errors import EngineFailedError, ReplicaLostError
 from voice_agent.plan import Outcome
 from voice_agent.ports import (
     Capabilities,
@@ -55,6 +55,8 @@ class LocalPlane:
 
     ``failures[stage]`` is a queue of exceptions raised by the next requests of a stage; ``gates[stage]`` holds a stage
     up; ``closed[stage]`` counts streams closed before their end; ``transcripts`` answers flushed requests in turn.
+    ``deaths[stage]`` is a queue of numbers: after so many items the replica of the next stream dies. ``speech`` is a
+    queue of streams to be spoken instead of the same tone.
     """
 
     def __init__(self, push_interval_ms=0):
@@ -71,6 +73,8 @@ class LocalPlane:
         self.need_from = deque()
         self.reply_chunks = [ReplyChunk("We open at nine. "), ReplyChunk("Come in.", finish_reason="stop")]
         self.fail_after_first = {}
+        self.deaths = {"reply": deque(), "speak": deque()}
+        self.speech = deque()
         self.speech_ms = 400
         self.ends = None
         self.warmed = 0
@@ -120,7 +124,8 @@ class LocalPlane:
 
     async def speak(self, request):
         audio = b"\x10" * (8 * self.speech_ms // 2)
-        async for item in self._stream("speak", request, [SpeechChunk(audio), SpeechChunk(audio, last=True)]):
+        chunks = self.speech.popleft() if self.speech else [SpeechChunk(audio), SpeechChunk(audio, last=True)]
+        async for item in self._stream("speak", request, chunks):
             yield item
 
     async def run_tool(self, request):
@@ -136,7 +141,10 @@ class LocalPlane:
         over = False
         try:
             await self._enter(stage, request)
+            dies_at = self.deaths[stage].popleft() if self.deaths[stage] else None
             for index, item in enumerate(items):
+                if index == dies_at:
+                    raise ReplicaLostError("died")
                 if index and self.fail_after_first.get(stage):
                     over = True
                     raise EngineFailedError("broke off")

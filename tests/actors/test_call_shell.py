@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import msgpack
@@ -12,6 +13,7 @@ from local_plane import POLICY, FakeGateway, Gate, ListJournal, LocalPlane, kit_
 from actors.call.outbox import CallBegan, LogEntries
 from actors.call.shell import HANDED_OVER, CallShell
 from actors.link.messages import Attach, Snapshot
+from engines.simulated import SimulatedTextToSpeech
 from voice_agent.dialog.event_log import event_from
 from voice_agent.dialog.events import (
     ClausePlayed,
@@ -23,7 +25,7 @@ from voice_agent.dialog.events import (
 from voice_agent.dialog.machine import DialogMachine
 from voice_agent.dialog.records import CallRecord, TurnRecord
 from voice_agent.errors import EngineFailedError, EngineUnavailableError
-from voice_agent.ports import ReplyChunk
+from voice_agent.ports import ReplyChunk, SpeakRequest
 
 
 class Call:
@@ -331,6 +333,44 @@ async def test_a_stream_without_an_end_is_a_failure():
         await call.played(1)
         call.say()
         assert (await call.failed("generate"))["code"] == "engine_failed"
+
+
+async def spoken_of_turn_2(*deaths, engines=("", "", "")):
+    """The audio of a reply whose voice's replicas die, what the dialog was told of it, and the call."""
+    plane = LocalPlane()
+    plane.reply_chunks = [ReplyChunk("We open at nine every single morning.", finish_reason="stop")]
+    async with Call(plane, policy=replace(POLICY, speculate=False)) as call:
+        await call.played(1)
+        voice = SimulatedTextToSpeech(first_audio_ms=0, speed=1000)
+        chunks = [chunk async for chunk in voice.speak(SpeakRequest("", 0, 0, plane.reply_chunks[0].text, "words"))]
+        plane.speech.extend([replace(chunk, engine=engine) for chunk in chunks] for engine in engines)
+        plane.deaths["speak"].extend(deaths)
+        call.say()
+        await call.played(2)
+        await until(lambda: len(call.journal.of(TurnRecord)) == 2)
+        heard = b"".join(play.audio for play in call.gateway.plays() if play.turn == 2)
+        told = [event for event in call.fed("SpeechSynthesised") if event["turn"] == 2][-1]
+        del told["n"], told["t_ms"]
+        return heard, told, call
+
+
+async def test_a_voice_whose_replica_dies_in_the_middle_of_a_clause_goes_on_with_the_rest():
+    whole, told, _ = await spoken_of_turn_2()
+    heard, told_again, call = await spoken_of_turn_2(3, 5)
+    assert (heard, told_again) == (whole, told)
+    assert told["word_ends_ms"][-1] == told["duration_ms"] == len(whole) // 8
+    record = call.journal.of(TurnRecord)[1]
+    assert (record.heard_text_pii, record.failed_stages) == ("We open at nine every single morning.", ())
+
+
+async def test_where_another_engine_answers_the_whole_clause_is_said_again():
+    whole, *_ = await spoken_of_turn_2()
+    heard, _, call = await spoken_of_turn_2(3, engines=("coqui", "flite", "flite"))
+    assert heard.endswith(whole)
+    assert heard[: -len(whole)] == whole[: 3 * 1600]
+    assert [request.again for request in call.plane.requests["speak"]][-2:] == [False, True]
+    record = call.journal.of(TurnRecord)[1]
+    assert (record.heard_text_pii, record.failed_stages) == ("We open at nine every single morning.", ("synthesise",))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.config import RequestRouterConfig
 
 from actors.call import replica_watch, replicas, serve_plane
@@ -18,7 +19,7 @@ from actors.call.replicas import _Avoiding
 from actors.call.serve_plane import ServePlane
 from actors.call.stalls import StageDeadlines
 from configs.settings import DeadlineSettings
-from voice_agent.errors import DeadlineExceededError
+from voice_agent.errors import DeadlineExceededError, EngineFailedError, ReplicaLostError
 from voice_agent.ports import SearchRequest, SearchResponse, SpeakRequest, SpeechChunk
 
 SUSPECT_S = DeadlineSettings().suspect_s
@@ -74,6 +75,8 @@ class Response:
         for item in self.answer if isinstance(self.answer, list) else ["hang"]:
             if item == "hang":
                 await asyncio.Event().wait()
+            if isinstance(item, Exception):
+                raise item
             yield item
 
     def cancel(self):
@@ -130,6 +133,23 @@ async def test_a_voice_that_trickles_is_ended_and_its_replica_avoided(watch):
     assert await anext(stream) == SpeechChunk(b"1")
     with pytest.raises(DeadlineExceededError):
         await anext(stream)
+    assert watch.avoid("TextToSpeech", "a")
+
+
+async def test_a_voice_whose_replica_dies_is_told_from_one_at_fault_and_the_replica_is_avoided(watch):
+    for error, kind in (
+        (ActorDiedError(), ReplicaLostError),
+        (ActorUnavailableError("away", None), ReplicaLostError),
+        # A replica that lives, and tells of the death of something else.
+        (RayTaskError("speak", "", ActorDiedError()).as_instanceof_cause(), EngineFailedError),
+        (EngineFailedError("no voice"), EngineFailedError),
+    ):
+        plane = plane_with("tts", Replica(watch, "TextToSpeech", [[SpeechChunk(b"1"), error]]))
+        stream = items_of(lambda plane=plane: plane.speak(SpeakRequest("CA1", 1, 0, "hi")), 5.0)
+        assert await anext(stream) == SpeechChunk(b"1")
+        with pytest.raises(EngineFailedError) as raised:
+            await anext(stream)
+        assert type(raised.value) is kind
     assert watch.avoid("TextToSpeech", "a")
 
 
