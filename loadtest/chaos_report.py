@@ -62,8 +62,8 @@ class ChaosReport:
     def totals(self) -> dict[str, int]:
         """Sums over the calls."""
         names = (
-            "asked", "answered", "excused", "caller_ms", "caller_ms_lost", "repeated", "cut", "skipped", "fillers",
-            "apologies", "records_missing",
+            "asked", "answered", "excused", "caller_ms", "caller_ms_lost", "repeated", "cut", "skipped", "words_twice",
+            "words_missing", "fillers", "apologies", "records_missing",
         )  # fmt: skip
         sums = {name: sum(int(getattr(call, name)) for call in self.calls) for name in names}
         return {"calls": len(self.calls), "lost": sum(bool(call.lost) for call in self.calls), **sums}
@@ -80,6 +80,8 @@ class ChaosReport:
                 ("repeated", "answers repeated"),
                 ("cut", "sentences cut or with a hole"),
                 ("skipped", "lines without an answer"),
+                ("words_twice", "words heard twice"),
+                ("words_missing", "words not heard"),
                 ("records_missing", "records missing"),
             )
             if totals[name]
@@ -91,7 +93,7 @@ class ChaosReport:
         frozen = [ms for strike in actors if strike.moment == STOPPED for ms in strike.recovered_ms or ()]
         return (
             wrong
-            + _late("call actors", killed, ACTOR_P95_MS)
+            + (_late("call actors", killed, ACTOR_P95_MS) if any(s.moment != STOPPED for s in actors) else [])
             + (_late("frozen call actors", frozen, FROZEN_P95_MS) if any(s.moment == STOPPED for s in actors) else [])
         )
 

@@ -8,8 +8,10 @@ one answer to each line.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -32,18 +34,26 @@ AFTERWARDS_MS: Final = 12_000
 class Phrase:
     """Something the agent was heard to say, on the caller's clock. ``text`` is empty for what is no phrase.
 
-    ``whole``: from the first sample to the last, without a hole.
+    ``whole``: from the first sample to the last, without a hole. Else it is a piece of ``text``: from its word
+    ``first`` on, counted from 0, ``words`` words, and with ``begun`` the begin of one more.
     """
 
     text: str
     start_ms: int
     end_ms: int
     whole: bool
+    first: int = 0
+    words: int = 0
+    begun: bool = False
 
 
 @dataclass(slots=True)
 class CallVerdict:
-    """What became of one call. Times are ms, counts are of lines or phrases."""
+    """What became of one call. Times are ms, counts are of lines, phrases or words.
+
+    ``cut`` are sentences in pieces, each counted once; ``words_twice`` and ``words_missing`` are of the greeting and of
+    answers of which anything was heard. A word that broke off and came again was heard twice.
+    """
 
     call_sid: str
     lost: str = ""
@@ -55,6 +65,8 @@ class CallVerdict:
     repeated: int = 0
     cut: int = 0
     skipped: int = 0
+    words_twice: int = 0
+    words_missing: int = 0
     fillers: int = 0
     apologies: int = 0
     records_missing: int = 0
@@ -67,32 +79,38 @@ def spoken_ms(line: bytes) -> int:
 
 
 def phrases_in(recording: bytes, phrases: Sequence[str]) -> list[Phrase]:
-    """The agent's channel (mu-law) as phrases."""
-    words = words_in(recording, [word for phrase in phrases for word in phrase.split()], WORD_MS)
-    found, at = [], 0
-    while at < len(words):
-        text, length, whole = max(
-            (_match(words[at:], phrase.split(), phrase) for phrase in phrases), key=lambda one: (one[2], one[1])
+    """The agent's channel (mu-law) as phrases, and pieces of phrases where they are not whole."""
+    heard = words_in(recording, [word for phrase in phrases for word in phrase.split()], WORD_MS)
+    found: list[Phrase] = []
+    at = 0
+    while at < len(heard):
+        before = found[-1].text if found else ""
+        places = [(phrase, first) for phrase in phrases for first in range(len(phrase.split()))]
+        piece = max(
+            (_match(heard[at:], phrase, first) for phrase, first in places),
+            key=lambda one: (one.whole, one.words + one.begun, one.first == 0, one.text == before),
         )
-        last = words[at + max(length, 1) - 1]
-        found.append(
-            Phrase(text if length else "", words[at].at // 8, (last.at + last.samples) // 8, whole and length > 0)
-        )
-        at += max(length, 1)
+        found.append(piece)
+        at += max(piece.words + piece.begun, 1)
     return found
 
 
-def _match(words: Sequence[HeardWord], phrase: Sequence[str], text: str) -> tuple[str, int, bool]:
-    """How many words of a phrase come next, and whether that is all of it, each word whole."""
-    length, whole = 0, True
-    for heard, word in zip(words, phrase, strict=False):
-        if heard.word != word:
+def _match(heard: Sequence[HeardWord], text: str, first: int) -> Phrase:
+    """How many words of a phrase come next, from its word ``first`` on, and whether that is all of it."""
+    phrase = text.split()
+    words, begun = 0, False
+    for one, word in zip(heard, phrase[first:], strict=False):
+        if one.word != word:
             break
-        length += 1
-        if heard.samples != WORD_MS * 8:
-            whole = False
+        begun = one.samples != WORD_MS * 8
+        if begun:
             break
-    return text, length, whole and length == len(phrase)
+        words += 1
+    last = heard[max(words + begun, 1) - 1]
+    start_ms, end_ms = heard[0].at // 8, (last.at + last.samples) // 8
+    if not words + begun:
+        return Phrase("", start_ms, end_ms, whole=False)
+    return Phrase(text, start_ms, end_ms, words == len(phrase), first, words, begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +134,9 @@ def judge_agent(
     verdict: CallVerdict, lines: Sequence[SpokenLine], heard: Sequence[Phrase], cut_ms: Sequence[int], said: Said
 ) -> None:
     """One whole answer to each line, and nothing else. ``cut_ms``: when a gateway of the call died."""
+    begin_ms = lines[0].start_ms if lines else 0
+    if not any(at_ms < begin_ms for at_ms in cut_ms):
+        _judge_words(verdict, [phrase for phrase in heard if phrase.start_ms < begin_ms], said.greeting)
     ends = [line.start_ms for line in lines[1:]] + [1 << 31]
     for line, until_ms in zip(lines, ends, strict=True):
         after = [phrase for phrase in heard if line.start_ms <= phrase.start_ms < until_ms]
@@ -126,15 +147,44 @@ def judge_agent(
         if any(line.start_ms - AFTERWARDS_MS <= at_ms < until_ms for at_ms in cut_ms):
             verdict.excused += 1
             continue
-        verdict.answered += whole > 0
+        verdict.answered += _judge_words(verdict, after, said.reply)
         verdict.repeated += max(0, whole - 1)
-        verdict.skipped += whole == 0
+        verdict.skipped += not any(phrase.text == said.reply for phrase in after)
         # A filler gives way to the answer.
-        broken = [phrase for phrase in after if not phrase.whole and phrase.text not in said.fillers]
-        verdict.cut += len(broken)
-        if broken or whole != 1:
-            what = [(phrase.start_ms, phrase.text[:30], phrase.whole) for phrase in after]
-            verdict.notes.append(f"after the line at {line.start_ms} ms: {what}")
+        others = [phrase for phrase in after if phrase.text not in said.fillers]
+        broken = [not phrase.whole for phrase in others]
+        verdict.cut += sum(this and not before for before, this in pairwise((False, *broken)))
+        if any(broken) or whole != 1:
+            verdict.notes.append(f"after the line at {line.start_ms} ms: {_told(after)}")
+
+
+def _judge_words(verdict: CallVerdict, heard: Sequence[Phrase], text: str) -> bool:
+    """Count the words of ``text`` that were heard twice, or not to their ends. True when it was all heard."""
+    phrase = text.split()
+    pieces = [piece for piece in heard if piece.text == text]
+    whole = any(piece.whole for piece in pieces)
+    times = Counter({number: int(whole) for number in range(len(phrase))})
+    ended = set(range(len(phrase))) if whole else set()
+    for piece in pieces:
+        if not piece.whole:
+            times.update(range(piece.first, piece.first + piece.words + piece.begun))
+            ended.update(range(piece.first, piece.first + piece.words))
+    twice, missing = sum(max(0, count - 1) for count in times.values()), len(phrase) - len(ended)
+    if pieces:
+        verdict.words_twice += twice
+        verdict.words_missing += missing
+    if pieces and twice + missing:
+        verdict.notes.append(f"{twice} words twice, {missing} missing of {text[:30]!r}: {_told(heard)}")
+    return bool(pieces) and not missing
+
+
+def _told(heard: Sequence[Phrase]) -> list[tuple[int, str, str]]:
+    """For notes: when, and which words."""
+    told = []
+    for phrase in heard:
+        words = phrase.text.split()[phrase.first :][: phrase.words + phrase.begun]
+        told.append((phrase.start_ms, "whole" if phrase.whole else "piece", " ".join(words)[:60] or phrase.text[:60]))
+    return told
 
 
 def judge_caller(

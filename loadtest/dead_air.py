@@ -126,7 +126,7 @@ def turns_of(outcome: CallOutcome) -> list[HeardTurn]:
                 gaps_ms(sounds, line.end_ms, until_ms, finished=finished),
                 sum(phrase.text in fillers for phrase in phrases),
                 sum(phrase.text == said.apology for phrase in phrases),
-                sum(phrase.text in _CLAUSES and not phrase.whole for phrase in phrases),
+                sum(phrase.text in _CLAUSES and not phrase.whole and not phrase.first for phrase in phrases),
                 finished,
             )
         )

@@ -73,6 +73,48 @@ def test_answers_repeated_cut_and_skipped_are_counted() -> None:
     assert judged(answer(4000, text=SAID.apology), answer(14_000)).apologies == 1
 
 
+WORD = 8 * WORD_MS
+UP_TO_PLEASE = 8 * WORD
+
+
+@pytest.mark.parametrize(
+    ("pieces", "twice", "missing", "cut"),
+    [
+        (((0, 15 * WORD),), 0, 0, 0),
+        (((0, 3000), (3000, 15 * WORD)), 0, 0, 0),
+        (((0, UP_TO_PLEASE + 400), (7 * WORD, 15 * WORD)), 2, 0, 1),
+        (((0, 8 * WORD), (7 * WORD, 15 * WORD)), 1, 0, 1),
+        (((0, 3 * WORD + 800), (0, 15 * WORD)), 4, 0, 1),
+        (((0, 3 * WORD), (5 * WORD, 15 * WORD)), 0, 2, 1),
+        (((0, 3 * WORD + 800), (4 * WORD, 15 * WORD)), 0, 1, 1),
+        (((0, 14 * WORD + 800),), 0, 1, 1),
+    ],
+)
+def test_words_heard_twice_and_words_missing_are_counted_and_the_sentence_once(
+    pieces: tuple[tuple[int, int], ...], twice: int, missing: int, cut: int
+) -> None:
+    audio = spoken(REPLY)
+    heard = phrases_in(PAUSE * 10 + b"".join(audio[start:end] + PAUSE for start, end in pieces), SAID.all)
+    verdict = CallVerdict("CA1")
+    judge_agent(verdict, LINES[:1], heard, (), SAID)
+    assert (verdict.words_twice, verdict.words_missing, verdict.cut) == (twice, missing, cut)
+    assert (verdict.asked, verdict.answered, verdict.skipped, verdict.repeated) == (1, int(not missing), 0, 0)
+    assert bool(verdict.notes) == bool(cut)
+    strike = Strike(CALL_ACTOR, "speaking", 0.0, ("CA1",), [80.0])
+    assert summarise("m", [strike], [verdict], []).good == (not cut)
+
+
+def test_words_of_the_greeting_count_too() -> None:
+    greeting = spoken(SAID.greeting)
+    verdict = CallVerdict("CA1")
+    heard = [*phrases_in(greeting[:WORD] + greeting, SAID.all), answer(4000)]
+    judge_agent(verdict, LINES[:1], heard, (), SAID)
+    assert (verdict.words_twice, verdict.words_missing) == (1, 0)
+    excused = CallVerdict("CA1")
+    judge_agent(excused, LINES[:1], heard, (500,), SAID)
+    assert (excused.words_twice, excused.excused) == (0, 1)
+
+
 def test_the_death_of_its_gateway_excuses_a_call_for_a_while_only() -> None:
     verdict = judged(answer(14_000, whole=False), cut_ms=(2500,))
     assert (verdict.excused, verdict.cut) == (2, 0)
@@ -129,6 +171,13 @@ def test_a_frozen_actor_may_take_as_long_as_its_silence_is_noticed_and_no_longer
     assert "frozen call actors" in summarise("m", [killed, late], [CallVerdict("CA1")], []).failures[0]
     ignored = replace(killed, kind="tts", moment=STOPPED, recovered_ms=None)
     assert "tts stopped did not" in summarise("m", [killed, ignored], [CallVerdict("CA1")], []).failures[0]
+
+
+def test_a_run_that_strikes_no_call_actor_can_be_good() -> None:
+    tts = Strike("tts", "", 0.0, ("CA1",), [3000.0])
+    assert summarise("m", [tts], [CallVerdict("CA1")], []).good
+    lost = Strike(CALL_ACTOR, "speaking", 0.0, ("CA1",), [])
+    assert "call actors" in summarise("m", [tts, lost], [CallVerdict("CA1")], []).failures[0]
 
 
 def test_the_verdict_names_what_is_wrong() -> None:
