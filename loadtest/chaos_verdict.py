@@ -136,7 +136,10 @@ def judge_agent(
     """One whole answer to each line, and nothing else. ``cut_ms``: when a gateway of the call died."""
     begin_ms = lines[0].start_ms if lines else 0
     if not any(at_ms < begin_ms for at_ms in cut_ms):
-        _judge_words(verdict, [phrase for phrase in heard if phrase.start_ms < begin_ms], said.greeting)
+        greeting = [phrase for phrase in heard if phrase.start_ms < begin_ms]
+        _judge_words(verdict, greeting, said.greeting)
+        if any(phrase.text == said.greeting and not phrase.whole for phrase in greeting):
+            verdict.notes.append(f"of the greeting: {_told(greeting)}")
     ends = [line.start_ms for line in lines[1:]] + [1 << 31]
     for line, until_ms in zip(lines, ends, strict=True):
         after = [phrase for phrase in heard if line.start_ms <= phrase.start_ms < until_ms]
@@ -173,8 +176,6 @@ def _judge_words(verdict: CallVerdict, heard: Sequence[Phrase], text: str) -> bo
     if pieces:
         verdict.words_twice += twice
         verdict.words_missing += missing
-    if pieces and twice + missing:
-        verdict.notes.append(f"{twice} words twice, {missing} missing of {text[:30]!r}: {_told(heard)}")
     return bool(pieces) and not missing
 
 

@@ -123,7 +123,7 @@ def gathered_text(stream: AsyncIterator[ReplyChunk], first_clause_words: int) ->
 def gathered_speech(stream: AsyncIterator[SpeechChunk], ahead_s: float = 0.0) -> AsyncGenerator[SpeechChunk, None]:
     """A clause: its first audio as it comes, then pieces as large as half of what the listener still has to hear.
 
-    ``ahead_s``: what the listener still has to hear before this clause begins.
+    ``ahead_s``: what the listener still has to hear before this clause begins, less what it leaves out of it.
     """
     clock = asyncio.get_running_loop().time
     began_s, sent_bytes = 0.0, 0

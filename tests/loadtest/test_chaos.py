@@ -109,7 +109,7 @@ def test_words_of_the_greeting_count_too() -> None:
     verdict = CallVerdict("CA1")
     heard = [*phrases_in(greeting[:WORD] + greeting, SAID.all), answer(4000)]
     judge_agent(verdict, LINES[:1], heard, (), SAID)
-    assert (verdict.words_twice, verdict.words_missing) == (1, 0)
+    assert (verdict.words_twice, verdict.words_missing, len(verdict.notes)) == (1, 0, 1)
     excused = CallVerdict("CA1")
     judge_agent(excused, LINES[:1], heard, (500,), SAID)
     assert (excused.words_twice, excused.excused) == (0, 1)

@@ -124,6 +124,16 @@ async def test_a_clause_behind_others_is_held_while_they_are_heard() -> None:
     assert b"".join(chunk.audio for chunk in behind) == b"".join(chunk.audio for chunk in alone)
 
 
+async def test_audio_that_the_reader_leaves_out_is_no_reason_to_hold_what_comes_behind_it() -> None:
+    async def pieces() -> AsyncIterator[SpeechChunk]:
+        for number in range(5):
+            await asyncio.sleep(0.02)
+            yield SpeechChunk(bytes([number]) * 1600, last=number == 4)
+
+    assert len([chunk async for chunk in gathered_speech(pieces())]) == 2
+    assert len([chunk async for chunk in gathered_speech(pieces(), ahead_s=-1.0)]) == 5
+
+
 async def test_what_is_held_has_an_end() -> None:
     read = 0
 
