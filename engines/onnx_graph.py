@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 
 FUSED = "com.microsoft"
 _IR_VERSION, _OPSET = 8, 17
-_FLOAT32 = 1
+_FLOAT32, _UINT8 = 1, 2
 _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 1, 2, 7
+_SCALED = 32
+"""So many numbers of a column share a scale."""
+_IN_INT8 = 4
+"""onnxruntime's word for products of 8-bit numbers, instead of such that are made floats first."""
 Attribute = float | int | Sequence[int]
 
 
@@ -68,10 +72,25 @@ class GraphWriter:
 
     def weight(self, values: NDArray[np.float32]) -> str:
         """A constant of float32 of any shape."""
+        return self._constant(np.ascontiguousarray(values, dtype="<f4"), _FLOAT32)
+
+    def matrix_of_bytes(self, values: NDArray[np.float32], x: str) -> str:
+        """The product of ``x`` and a constant matrix, (inner, outer), kept in 8 bits.
+
+        Half of the time of float32 and a quarter of the memory; sentence vectors turn by a degree or two.
+        """
+        inner, outer = values.shape
+        columns = np.ascontiguousarray(values.T).reshape(outer, inner // _SCALED, _SCALED)
+        scale = np.maximum(np.abs(columns).max(axis=2, keepdims=True), np.float32(1e-9)) / 127
+        rounded = np.rint(columns / scale) + 128
+        constants = self._constant(rounded.astype(np.uint8), _UINT8), self.weight(scale[:, :, 0])
+        sizes = {"K": inner, "N": outer, "bits": 8, "block_size": _SCALED, "accuracy_level": _IN_INT8}
+        return self.node("MatMulNBits", x, *constants, domain=FUSED, attributes=sizes)
+
+    def _constant(self, values: NDArray[np.generic], kind: int) -> str:
         name = f"w{len(self._weights)}"
         dims = b"".join(_number(1, dim) for dim in values.shape)
-        raw = np.ascontiguousarray(values, dtype="<f4").tobytes()
-        self._weights.append(_block(5, dims, _number(2, _FLOAT32), _text(8, name), _block(9, raw)))
+        self._weights.append(_block(5, dims, _number(2, kind), _text(8, name), _block(9, values.tobytes())))
         return name
 
     def node(self, kind: str, *inputs: str, domain: str = "", attributes: Mapping[str, Attribute] | None = None) -> str:

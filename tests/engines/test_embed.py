@@ -67,7 +67,8 @@ def test_meaning_is_nearer_than_words(embedder: Embedder) -> None:
 def test_our_model_equals_recorded_vectors_of_sentence_transformers() -> None:
     """The file was computed by the versions it names, from the same model files."""
     reference = json.loads(REFERENCE.read_text(encoding="utf-8"))
-    vectors = registry.load("embed", "minilm").embed([item["text"] for item in reference["vectors"]])
+    texts = [item["text"] for item in reference["vectors"]]
+    vectors = registry.load("embed", "minilm", {"bits": 32}).embed(texts)
     for vector, item in zip(vectors, reference["vectors"], strict=True):
         np.testing.assert_allclose(vector[:8], item["first_8"], atol=2e-6)
         assert float(np.linalg.norm(vector)) == pytest.approx(item["norm"], abs=1e-5)
@@ -78,10 +79,19 @@ def test_our_model_equals_recorded_vectors_of_sentence_transformers() -> None:
 @needs_library
 def test_parity_with_sentence_transformers() -> None:
     texts = ["What time do you open on Saturday?", "We fix a flat tire for twenty dollars.", "e-mail", "x " * 400]
-    ours = registry.load("embed", "minilm").embed(texts)
+    ours = registry.load("embed", "minilm", {"bits": 32}).embed(texts)
     options = {"model": str(bundled_model_dir()), "device": "cpu"}
     theirs = registry.load("embed", "sentence-transformers", options).embed(texts)
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@needs_model
+def test_weights_of_8_bits_hardly_turn_a_vector() -> None:
+    texts = ["What time do you open on Saturday?", "We fix a flat tire for twenty dollars.", "e-mail", "x " * 400]
+    exact, small = (registry.load("embed", "minilm", {"bits": bits}).embed(texts) for bits in (32, 8))
+    assert not np.allclose(exact, small, atol=1e-4), "they are rounded"
+    assert (exact * small).sum(axis=1).min() > 0.998
+    assert np.abs(exact @ exact.T - small @ small.T).max() < 0.01
 
 
 @needs_model
@@ -113,6 +123,8 @@ def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((bundled_model_dir() / name).read_bytes())
     save_file({WORDS: np.zeros((3, 384), dtype=np.float16)}, tmp_path / "model.safetensors")
+    with pytest.raises(EngineUnavailableError, match="8 or 32 bits, not in 4"):
+        MiniLmEmbedder(bits=4)
     with pytest.raises(EngineUnavailableError, match="F16, expected F32"):
         MiniLmEmbedder(model_dir=str(tmp_path))
 
