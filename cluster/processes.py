@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import psutil
 
+from cluster import forking
+
 MARK = "VOICE_AGENT_STACK"
 """Environment variable every process of a stack inherits; its value is the stack's own random mark."""
 
@@ -22,6 +24,7 @@ _SERVE_REPLICA = re.compile(r"^ray::ServeReplica:([^:]+):")
 _RAY_TITLE = re.compile(r"^ray::(\w+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _RAY_SYSTEM = (
+    ("cluster.forking.server", forking.KIND),
     ("gcs_server", "ray_gcs"),
     ("raylet/raylet", "ray_raylet"),
     ("autoscaler", "ray_monitor"),

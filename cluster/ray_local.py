@@ -23,7 +23,7 @@ import psutil
 
 from actors import main_thread
 from actors.dispatch.pool import surge
-from cluster import ports, processes
+from cluster import forking, ports, processes
 from configs.settings import Settings, StageSettings
 from voice_agent.errors import ConfigError, VoiceAgentError
 
@@ -116,6 +116,7 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_worker_niceness": "0",
         "RAY_worker_maximum_startup_concurrency": workers,
         "RAY_num_workers_soft_limit": workers,
+        "RAY_prestart_worker_first_driver": "0",
         # Ray's own figures are for its dashboard: without it each process tells its own, and the agent walks all
         # processes of the node, less often still. The log monitor lists all log files ten times a second for a driver
         # that does not print them.
@@ -176,6 +177,11 @@ class RayCluster:
         """Whether this stack starts the cluster itself."""
         return not self._settings.ray.address
 
+    @property
+    def forks_workers(self) -> bool:
+        """Whether workers are forked from a server, see `cluster.forking`."""
+        return self.local and self._settings.ray.fork_workers and forking.possible()
+
     def prepare(self) -> None:
         """Make the folder and the token, and set the flags in this process's environment.
 
@@ -193,6 +199,7 @@ class RayCluster:
         self._temp_dir = _short_temp_dir()
         os.environ["AUTOSCALER_METRIC_PORT"] = str(ports.free_port())
         os.environ["DASHBOARD_METRIC_PORT"] = str(ports.free_port())
+        os.environ[forking.FOLDER] = str(self._temp_dir)
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.pop("RAY_AUTH_TOKEN", None)
         if self._settings.ray.auth == "token":
@@ -229,11 +236,14 @@ class RayCluster:
             "log_to_driver": False,
             "configure_logging": False,
             "logging_level": logging.ERROR,
-            "runtime_env": {"worker_process_setup_hook": main_thread.INSTALL},
         }
+        environment = {"worker_process_setup_hook": main_thread.INSTALL}
         if not self.local:
-            return common | {"address": self._settings.ray.address}
+            return common | {"address": self._settings.ray.address, "runtime_env": environment}
+        if self.forks_workers:
+            environment["py_executable"] = forking.python()
         return common | {
+            "runtime_env": environment,
             "address": "local",
             "num_cpus": self._size.num_cpus,
             "resources": {CALL_SLOT: self._size.call_slots},

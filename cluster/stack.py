@@ -11,6 +11,7 @@ whatever point, ``stop`` ends what was started by then; a stack whose process is
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import threading
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import checks, code, ports, processes, statefile
+from cluster import checks, code, forking, ports, processes, statefile
 from cluster.guard import Charge, Guard
 from cluster.keeper import Keeper
 from cluster.ray_local import RayCluster
@@ -37,6 +38,8 @@ from voice_agent.errors import VoiceAgentError
 if TYPE_CHECKING:
     from cluster.wiring import Wiring
     from storage.embedded import EmbeddedPostgres
+
+_log = logging.getLogger(__name__)
 
 _READY_TIMEOUT_S = 60.0
 _STORES_STOP_TIMEOUT_S = 40.0
@@ -129,7 +132,12 @@ class Stack:
         statefile.write(self._data_dir, state)
         self._steps.times_s["total"] = round(time.monotonic() - began_s, 3)
         settle()
-        return Ready(state, self.pids(), dict(self._steps.times_s))
+        pids = self.pids()
+        if self._ray.forks_workers and forking.KIND not in pids:
+            _log.warning(
+                "no fork server runs: each worker takes 60 MB more and a second to start; Ray's raylet.err says why"
+            )
+        return Ready(state, pids, dict(self._steps.times_s))
 
     def pids(self) -> dict[str, list[int]]:
         """Process ids of the stack by kind, this process as ``cli``."""

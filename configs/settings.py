@@ -366,6 +366,10 @@ class RaySettings(Section):
         0, ge=0, description="Logical CPUs of a local cluster; 0: as many as the processes of the profile reserve."
     )
     auth: Literal["token", "disabled"] = Field("token", description="Ray's own authentication mode.")
+    fork_workers: bool = Field(
+        True,
+        description="Fork the workers of a local cluster from a process that has imported what they all import.",
+    )
 
 
 class TelemetrySettings(Section):
