@@ -61,7 +61,8 @@ def preload() -> None:
     """
     import ray.actor
 
-    known: Any = ray.actor.ActorClassID
+    module: Any = ray.actor
+    known = module.ActorClassID
 
     class Kernel:
         """Draws ids of classes from the kernel: Ray's own generator, once used, would go on alike in each worker."""
@@ -70,12 +71,12 @@ def preload() -> None:
         def from_random() -> Any:
             return known(os.urandom(known.size()))
 
-    ray.actor.ActorClassID = Kernel
+    module.ActorClassID = Kernel
     try:
         for name in PRELOAD:
             importlib.import_module(name)
     finally:
-        ray.actor.ActorClassID = known
+        module.ActorClassID = known
     gc.collect()
     gc.freeze()
     threads = len(os.listdir("/proc/self/task"))
@@ -108,7 +109,7 @@ def serve(path: str, raylet_pid: int) -> Request | None:
     raylet = os.pidfd_open(raylet_pid)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        ready, _, _ = select.select([listener, raylet], [], [])
+        ready, _, _ = select.select([listener.fileno(), raylet], [], [])
         if raylet in ready:
             return None
         link, _ = listener.accept()
@@ -146,6 +147,8 @@ def _receive(link: socket.socket) -> Request | None:
 
 def become(request: Request) -> None:
     """Be the worker that was asked for, to its end."""
+    # With a worker Ray ends its whole group of processes, so each has a group of its own, as one that Ray has started.
+    os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)

@@ -1,4 +1,4 @@
-"""Workers that are forked: each is what Ray asked for, none shares what it must have alone, and no server is no harm."""
+"""Workers that are forked: each is what Ray asked for, none shares what must be its own, and no server is no harm."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ import numpy
 from ray import WorkerID
 told = {
     "argv": sys.argv, "mark": os.environ["MARK"], "folder": os.getcwd(), "path": sys.path[0], "parent": os.getppid(),
+    "alone": os.getpgrp() == os.getpid(),
     "ids": [WorkerID.from_random().hex(), random.random(), float(numpy.random.random()), uuid.uuid4().hex],
     "preloaded": "ray.serve._private.replica" in sys.modules,
 }
@@ -101,7 +102,9 @@ def test_a_worker_is_what_was_asked_for_and_shares_no_random_number(place: Place
     assert first["folder"] == first["path"] == str(place.folder)
     assert first["parent"] == second["parent"] == server.pid
     assert first["preloaded"] is second["preloaded"] is True
-    assert isinstance(first["ids"], list) and isinstance(second["ids"], list)
+    assert first["alone"], "Ray ends the group of a worker with it"
+    assert isinstance(first["ids"], list)
+    assert isinstance(second["ids"], list)
     assert not set(first["ids"]) & set(second["ids"])
     deadline = time.monotonic() + 20
     while place.said("second", "out") != "a worker's words\n":
