@@ -219,6 +219,8 @@ class RayCluster:
 
         # What half of a start has left behind goes with `stop`, so it counts as started from here on.
         self._started = True
+        if self.forks_workers:
+            forking.adopt()
         try:
             started = ray.init(**self._options())
         except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:

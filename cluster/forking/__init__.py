@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import shlex
 import sys
 from pathlib import Path
 from typing import Final
 
 from cluster.forking.client import FOLDER as FOLDER
+
+_SET_CHILD_SUBREAPER: Final = 36
+"""``PR_SET_CHILD_SUBREAPER`` of ``<linux/prctl.h>``."""
 
 KIND: Final = "fork_server"
 """Kind of its process among those of a stack."""
@@ -16,6 +20,16 @@ KIND: Final = "fork_server"
 def possible() -> bool:
     """Whether this system can: the server watches its raylet through a ``pidfd``, which Linux has."""
     return sys.platform == "linux"
+
+
+def adopt() -> None:
+    """Let a server, which is started by a client that ends, become a child of this process, with all its workers.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def python() -> str:
