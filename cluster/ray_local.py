@@ -21,9 +21,9 @@ from typing import Any
 
 import psutil
 
-from actors import main_thread
 from actors.dispatch.pool import surge
 from cluster import forking, ports, processes
+from configs import main_thread
 from configs.settings import Settings, StageSettings
 from voice_agent.errors import ConfigError, VoiceAgentError
 
@@ -117,10 +117,11 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_worker_maximum_startup_concurrency": workers,
         "RAY_num_workers_soft_limit": workers,
         "RAY_prestart_worker_first_driver": "0",
-        # Ray's own figures are for its dashboard: without it each process tells its own, and the agent walks all
-        # processes of the node, less often still. The log monitor lists all log files ten times a second for a driver
-        # that does not print them.
-        "RAY_metrics_report_interval_ms": "10000" if settings.ray.dashboard else "60000",
+        # Ray's own figures are for its dashboard: without it no process keeps any, and the agent walks all processes of
+        # the node less often. The log monitor lists all log files ten times a second for a driver that does not print
+        # them.
+        "RAY_enable_metrics_collection": "1" if settings.ray.dashboard else "0",
+        "RAY_metrics_report_interval_ms": "10000",
         "REPORTER_UPDATE_INTERVAL_MS": "30000" if settings.ray.dashboard else "60000",
         "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
         "LOG_NAME_UPDATE_INTERVAL_S": "30",

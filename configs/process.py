@@ -6,6 +6,8 @@ import ctypes
 import gc
 from typing import Any, TypeVar
 
+from configs import main_thread
+
 K = TypeVar("K")
 
 
@@ -27,11 +29,15 @@ def settle() -> None:
 
 
 def settled_at_start(kind: type[K]) -> type[K]:
-    """``kind`` for a process of its own: its constructor settles the process when all is loaded."""
+    """``kind`` for a process of its own, which is settled when its constructor has loaded all.
+
+    Its main thread may sleep then: requests come to a replica past it.
+    """
 
     def construct(self: Any, *arguments: Any, **named: Any) -> None:
         kind.__init__(self, *arguments, **named)
         settle()
+        main_thread.rest()
 
     made: type[K] = type(kind.__name__, (kind,), {"__init__": construct, "__doc__": kind.__doc__})
     return made

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from actors import main_thread
 from actors.call.kit import CallKit
 from actors.call.orphans import LOST, Orphans
 from actors.call.outbox import JournalOutbox, JournalPort
@@ -28,6 +27,7 @@ from actors.link.messages import (
     Detach,
 )
 from actors.tasks import LoopLag, TaskKeeper
+from configs import main_thread
 from configs.process import settle
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress

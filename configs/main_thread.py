@@ -13,7 +13,7 @@ import time
 from types import FrameType
 from typing import Final
 
-INSTALL: Final = "actors.main_thread.install"
+INSTALL: Final = "configs.main_thread.install"
 """What Ray is to run on the main thread of each worker when it starts: only there handlers can be set."""
 
 PAUSE_S: Final = 0.2

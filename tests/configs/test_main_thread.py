@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 
-from actors import main_thread
+from configs import main_thread
 
 WORKER = """
 import os, signal, threading, time, types
-from actors import main_thread
+from configs import main_thread
 
 main_thread.install()
 naps = []
