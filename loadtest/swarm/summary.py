@@ -14,6 +14,8 @@ from loadtest.swarm.swarm import SwarmCall, SwarmResult
 LATE_P95_MS = 5.0
 LATE_OVER_FRAME_SHARE = 0.001
 """A generator whose ticks are later than this has measured itself: the run is invalid."""
+WARM_UP_CALLS = 300
+"""Until so many calls have ended, caches fill, and the journal keeps that many: growth is read from there on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +214,18 @@ def cost(result: SwarmResult, samples: Sequence[StackSample]) -> dict[str, Any]:
 
 
 def growth(memory: Sequence[StackSample]) -> dict[str, Any]:
-    """Memory per call that has ended, in KB, of each kind of process and of all, with its 95 % interval."""
-    ended = [float(sample.ended) for sample in memory]
+    """Memory per call that has ended, in KB, of each kind of process and of all, with its 95 % interval.
+
+    The first ``WARM_UP_CALLS`` are left out where as many more have ended.
+    """
+    settled = [sample for sample in memory if sample.ended >= WARM_UP_CALLS]
+    if not settled or settled[-1].ended < 2 * WARM_UP_CALLS:
+        settled = list(memory)
+    ended = [float(sample.ended) for sample in settled]
     found = {}
-    for kind in sorted({kind for sample in memory for kind in sample.pss_mb}):
-        found[kind] = slope(ended, [1000 * sample.pss_mb.get(kind, 0.0) for sample in memory])
-    found["all"] = slope(ended, [1000 * sum(sample.pss_mb.values()) for sample in memory])
+    for kind in sorted({kind for sample in settled for kind in sample.pss_mb}):
+        found[kind] = slope(ended, [1000 * sample.pss_mb.get(kind, 0.0) for sample in settled])
+    found["all"] = slope(ended, [1000 * sum(sample.pss_mb.values()) for sample in settled])
     return {f"{kind}": _rounded(asdict(item), 2) for kind, item in found.items() if item is not None}
 
 

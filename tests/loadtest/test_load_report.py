@@ -121,6 +121,15 @@ def test_growth_of_memory_is_told_for_each_call_that_ended():
     assert load([call(0)], flat, steady_s=40.0).content["cost"]["growth"]["all"]["low"] <= 0
 
 
+def test_what_fills_up_in_the_first_calls_is_no_growth_where_as_many_more_follow():
+    fills = [sample(10.0 + at, at * 50, pss=100 + 10 * min(at, 6)) for at in range(20)]
+    assert load([call(0)], fills, steady_s=40.0).content["cost"]["growth"]["all"]["value"] == 0
+    short = load([call(0)], fills[:11], steady_s=40.0).content["cost"]["growth"]["all"]
+    assert short["value"] > 100
+    grows = [sample(10.0 + at, at * 50, pss=100 + 2.5 * at) for at in range(20)]
+    assert load([call(0)], grows, steady_s=40.0).content["cost"]["growth"]["all"]["low"] > 45
+
+
 def test_a_generator_that_was_late_makes_the_run_invalid_whatever_the_figures():
     late = load([call(0)], late={0: 900, 300: 100})
     assert len(late.content["invalid"]) == 2
