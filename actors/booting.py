@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from configs import logs
-from configs.process import settle
+from configs.process import keep_tidy, settle
 from voice_agent.errors import VoiceAgentError
 
 logger = logging.getLogger(__name__)
@@ -31,3 +31,4 @@ async def _boot(actor: Any) -> None:
         # Whoever waits for the actor calls ``start`` again and is told the same.
         logger.warning("actor did not start", extra={"actor": type(actor).__name__, "reason": str(error)})
     settle()
+    keep_tidy()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from typing import Any, TypeVar
+import threading
+import time
+from typing import Any, Final, TypeVar
 
 from configs import main_thread
 
 K = TypeVar("K")
+
+TIDY_S: Final = 60.0
+_TIDY: Final = "tidy"
 
 
 def settle() -> None:
@@ -28,6 +33,22 @@ def settle() -> None:
         trim(0)
 
 
+def keep_tidy() -> None:
+    """From now on collect garbage every ``TIDY_S``, once in a process; after ``settle`` that takes a few milliseconds.
+
+    Python waits until a quarter of what has survived is new. What ended calls leave behind in cycles of references then
+    grows with each of them, in a gateway for 900 calls and by 30 MB.
+    """
+    if not any(thread.name == _TIDY for thread in threading.enumerate()):
+        threading.Thread(target=_tidy, name=_TIDY, daemon=True).start()
+
+
+def _tidy() -> None:
+    while True:
+        time.sleep(TIDY_S)
+        gc.collect()
+
+
 def settled_at_start(kind: type[K]) -> type[K]:
     """``kind`` for a process of its own, which is settled when its constructor has loaded all.
 
@@ -37,6 +58,7 @@ def settled_at_start(kind: type[K]) -> type[K]:
     def construct(self: Any, *arguments: Any, **named: Any) -> None:
         kind.__init__(self, *arguments, **named)
         settle()
+        keep_tidy()
         main_thread.rest()
 
     made: type[K] = type(kind.__name__, (kind,), {"__init__": construct, "__doc__": kind.__doc__})

@@ -28,7 +28,7 @@ from actors.link.messages import (
 )
 from actors.tasks import LoopLag, TaskKeeper
 from configs import main_thread
-from configs.process import settle
+from configs.process import keep_tidy, settle
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
@@ -106,6 +106,7 @@ class CallActor:
         )
         host, port = await self._server.start(edges.bind_host)
         settle()
+        keep_tidy()
         main_thread.rest()
         return HostAddress(self._host_id, host, port)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -42,6 +44,34 @@ def test_what_is_left_in_cycles_does_not_wait_until_it_is_as_much_as_was_frozen(
     del left
     kept: list[list[object]] = [[] for _ in range(100_000)]
     assert gone() is None, (len(frozen), len(kept))
+
+
+_TIDY = """
+import gc, threading, types, weakref
+from queue import Queue
+from configs import process
+
+class Left:
+    pass
+
+rounds = Queue()
+process.time = types.SimpleNamespace(sleep=lambda _: rounds.get())
+process.keep_tidy()
+process.keep_tidy()
+left, gone = Left(), threading.Event()
+left.itself = left
+weakref.finalize(left, gone.set)
+gc.collect(1)
+del left
+assert not gone.is_set()
+rounds.put(None)
+assert gone.wait(10)
+assert [thread.name for thread in threading.enumerate()].count("tidy") == 1
+"""
+
+
+def test_a_process_that_is_kept_tidy_needs_nobody_to_make_garbage() -> None:
+    subprocess.run([sys.executable, "-c", _TIDY], check=True, timeout=60)
 
 
 class Left:
