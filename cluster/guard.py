@@ -32,7 +32,7 @@ class Charge:
     mark: str
     data_dir: str
     state_file: str
-    ray_temp_dir: str
+    folders: tuple[str, ...]
     natural_end_s: float = 4.0
     grace_s: float = 3.0
 
@@ -86,8 +86,8 @@ def clean_up(charge: Charge) -> None:
     processes.end(left, grace_s=charge.grace_s)
     if charge.data_dir:
         _stop_postgres(Path(charge.data_dir))
-    if charge.ray_temp_dir:
-        shutil.rmtree(charge.ray_temp_dir, ignore_errors=True)
+    for folder in charge.folders:
+        shutil.rmtree(folder, ignore_errors=True)
     if charge.state_file:
         Path(charge.state_file).unlink(missing_ok=True)
 

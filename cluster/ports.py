@@ -11,19 +11,19 @@ import psutil
 from voice_agent.errors import ConfigError
 
 _TRIES = 50
-_FREE: Final = range(15_000, 32_000)
-"""Below the ephemeral range (32768 up on Linux, 49152 by IANA): a port of that may be gone before it is used, to one of
-the hundreds of connections that a stack makes while it starts."""
+_FREE: Final = range(20_000, 30_000)
+"""Below the ephemeral range as it is by default (32768 up on Linux, 49152 by IANA): a port of that may be gone before
+it is used, to one of the hundreds of connections that a stack makes while it starts."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free now, and that nobody is given who asks the kernel for any.
+    """A port that is free now, and that the kernel by default gives nobody who asks for any.
 
     Raises:
         ConfigError: none was found.
     """
     for _ in range(_TRIES):
-        port = random.choice(_FREE)
+        port = random.SystemRandom().choice(_FREE)
         if is_free(host, port):
             return port
     raise ConfigError(f"no free port from {_FREE.start} to {_FREE.stop} was found")

@@ -117,7 +117,7 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_worker_maximum_startup_concurrency": workers,
         "RAY_num_workers_soft_limit": workers,
         "RAY_prestart_worker_first_driver": "0",
-        # Ray's own figures are for its dashboard: without it no process keeps any, and the agent walks all processes of
+        # Ray's own figures are for its dashboard: without it none are collected, and the agent walks all processes of
         # the node less often. The log monitor lists all log files ten times a second for a driver that does not print
         # them.
         "RAY_enable_metrics_collection": "1" if settings.ray.dashboard else "0",
@@ -145,6 +145,7 @@ class RayCluster:
         self._settings = settings
         self._size = cluster_size(settings)
         self._temp_dir: Path | None = None
+        self._fork_dir: Path | None = None
         self._started = False
         self._dashboard = ""
 
@@ -152,6 +153,11 @@ class RayCluster:
     def temp_dir(self) -> Path | None:
         """Ray's folder: sockets, logs, the token. None when the cluster is not ours."""
         return self._temp_dir
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What is to be removed at the end; nothing when the cluster is not ours."""
+        return tuple(folder for folder in (self._temp_dir, self._fork_dir) if folder is not None)
 
     @property
     def address(self) -> str:
@@ -200,7 +206,9 @@ class RayCluster:
         self._temp_dir = _short_temp_dir()
         os.environ["AUTOSCALER_METRIC_PORT"] = str(ports.free_port())
         os.environ["DASHBOARD_METRIC_PORT"] = str(ports.free_port())
-        os.environ[forking.FOLDER] = str(self._temp_dir)
+        # Not below Ray's folder: Ray lets everybody write there.
+        self._fork_dir = _short_temp_dir()
+        os.environ[forking.FOLDER] = str(self._fork_dir)
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.pop("RAY_AUTH_TOKEN", None)
         if self._settings.ray.auth == "token":
@@ -269,6 +277,9 @@ class RayCluster:
                 keep_logs(self._temp_dir, logs_to)
             shutil.rmtree(self._temp_dir, ignore_errors=True)
             self._temp_dir = None
+        if self._fork_dir is not None:
+            shutil.rmtree(self._fork_dir, ignore_errors=True)
+            self._fork_dir = None
 
 
 def _end_idle_helpers() -> None:

@@ -171,7 +171,7 @@ class Stack:
             mark=self._mark,
             data_dir="" if self._settings.storage.dsn else str(self._data_dir),
             state_file=str(statefile.state_path(self._data_dir)),
-            ray_temp_dir=str(self._ray.temp_dir or ""),
+            folders=tuple(str(folder) for folder in self._ray.folders),
         )
 
     def _start_stores(self) -> str:

@@ -11,7 +11,8 @@ _HEAD = """# Metrics
 
 Everything the platform exports at `/metrics` on `telemetry.metrics_port`, in Prometheus' text format. This page is made
 from the catalogue in `voice_agent/metrics.py` (`python -m configs.metrics_page docs/metrics.md`); a test fails when it
-is stale. Metrics of Ray and Ray Serve are described in their own documentation.
+is stale. Metrics of Ray and Ray Serve are described in their own documentation; a local Ray keeps them with
+`ray.dashboard=true` only.
 
 A label takes few values, known beforehand: a call, a caller or a process is never one. Per call there are the records
 (`voice-agent calls show ID`).

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from engines.onnx_graph import FUSED, GraphWriter
+from engines.onnx_graph import FUSED, SCALED, GraphWriter
 from voice_agent.errors import EngineUnavailableError
 from voice_agent.ports import Capabilities
 
@@ -107,7 +107,7 @@ class _BertGraph:
 
     def _product(self, x: str, name: str) -> str:
         matrix = self._take(f"{name}.weight").T
-        if self._bits == EXACT:
+        if self._bits == EXACT or matrix.shape[0] % SCALED:
             return self._graph.node("MatMul", x, self._graph.weight(matrix))
         return self._graph.matrix_of_bytes(matrix, x)
 

@@ -16,7 +16,7 @@ FUSED = "com.microsoft"
 _IR_VERSION, _OPSET = 8, 17
 _FLOAT32, _UINT8 = 1, 2
 _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 1, 2, 7
-_SCALED = 32
+SCALED = 32
 """So many numbers of a column share a scale."""
 _IN_INT8 = 4
 """onnxruntime's word for products of 8-bit numbers, instead of such that are made floats first."""
@@ -80,11 +80,11 @@ class GraphWriter:
         Half of the time of float32 and a quarter of the memory; sentence vectors turn by a degree or two.
         """
         inner, outer = values.shape
-        columns = np.ascontiguousarray(values.T).reshape(outer, inner // _SCALED, _SCALED)
+        columns = np.ascontiguousarray(values.T).reshape(outer, inner // SCALED, SCALED)
         scale = np.maximum(np.abs(columns).max(axis=2, keepdims=True), np.float32(1e-9)) / 127
         rounded = np.rint(columns / scale) + 128
         constants = self._constant(rounded.astype(np.uint8), _UINT8), self.weight(scale[:, :, 0])
-        sizes = {"K": inner, "N": outer, "bits": 8, "block_size": _SCALED, "accuracy_level": _IN_INT8}
+        sizes = {"K": inner, "N": outer, "bits": 8, "block_size": SCALED, "accuracy_level": _IN_INT8}
         return self.node("MatMulNBits", x, *constants, domain=FUSED, attributes=sizes)
 
     def _constant(self, values: NDArray[np.generic], kind: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -18,8 +19,14 @@ KIND: Final = "fork_server"
 
 
 def possible() -> bool:
-    """Whether this system can: the server watches its raylet through a ``pidfd``, which Linux has."""
-    return sys.platform == "linux"
+    """Whether this system can: the server watches its raylet through a ``pidfd``, which newer kernels of Linux have."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
 
 
 def adopt() -> None:

@@ -21,6 +21,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cluster.forking.client import same_user
+
+_RECEIVE_S: Final = 5.0
+
 PRELOAD: Final = (
     "ray.serve._private.replica",
     "ray.serve._private.proxy",
@@ -100,13 +104,12 @@ def _drawn_in_a_fork() -> bytes:
         return drawn.read()
 
 
-def serve(path: str, raylet_pid: int) -> Request | None:
-    """Fork workers until the raylet has ended. Returns None then, and in each worker what it is to become."""
+def serve(path: str, raylet: int) -> Request | None:
+    """Fork workers until the raylet, a pidfd, has ended. Returns None then, and in each worker what it is to become."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(f"{path}.new")
     listener.listen(128)
     os.rename(f"{path}.new", path)
-    raylet = os.pidfd_open(raylet_pid)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         ready, _, _ = select.select([listener.fileno(), raylet], [], [])
@@ -114,7 +117,8 @@ def serve(path: str, raylet_pid: int) -> Request | None:
             return None
         link, _ = listener.accept()
         with link:
-            request = _receive(link)
+            link.settimeout(_RECEIVE_S)
+            request = _receive(link) if same_user(link) else None
             if request is None:
                 continue
             if os.fork() == 0:
@@ -123,20 +127,22 @@ def serve(path: str, raylet_pid: int) -> Request | None:
                 return request
             for stream in request.streams:
                 os.close(stream)
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):  # who asked has ended
                 link.sendall(b".")
 
 
 def _receive(link: socket.socket) -> Request | None:
-    """Read a request; None where the one who asks has ended meanwhile."""
+    """Read a request; None where the one who asks has ended meanwhile, or stands still."""
     streams = array.array("i")
-    size, rights, _, _ = link.recvmsg(4, socket.CMSG_SPACE(3 * streams.itemsize))
-    for level, kind, data in rights:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            streams.frombytes(data)
-    with link.makefile("rb") as body:
+    whole, text = 0, b""
+    with contextlib.suppress(OSError):
+        size, rights, _, _ = link.recvmsg(4, socket.CMSG_SPACE(3 * streams.itemsize))
+        for level, kind, data in rights:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                streams.frombytes(data)
         whole = int.from_bytes(size, "big")
-        text = body.read(whole)
+        with link.makefile("rb") as body:
+            text = body.read(whole)
     if not whole or len(text) < whole:
         for stream in streams:
             os.close(stream)
@@ -157,7 +163,7 @@ def become(request: Request) -> None:
     os.environ.clear()
     os.environ.update(request.environment)
     sys.argv = request.argv
-    sys.path[0] = os.path.dirname(request.argv[0])
+    sys.path.insert(0, os.path.dirname(request.argv[0]))
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     runpy.run_path(request.argv[0], run_name="__main__")
@@ -165,8 +171,9 @@ def become(request: Request) -> None:
 
 def main() -> None:
     """Serve the socket that the first argument names."""
+    raylet = os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
     preload()
-    request = serve(sys.argv[1], int(os.environ["RAY_RAYLET_PID"]))
+    request = serve(sys.argv[1], raylet)
     if request is not None:
         become(request)
 

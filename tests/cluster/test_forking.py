@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,13 +23,14 @@ from cluster.processes import ONE_THREAD
 pytestmark = pytest.mark.skipif(not forking.possible(), reason="the fork server needs Linux")
 
 WORKER = """
-import json, os, random, sys, uuid
+import importlib.util, json, os, random, sys, uuid
 import numpy
 from ray import WorkerID
 told = {
     "argv": sys.argv, "mark": os.environ["MARK"], "folder": os.getcwd(), "path": sys.path[0], "parent": os.getppid(),
     "alone": os.getpgrp() == os.getpid(),
     "ids": [WorkerID.from_random().hex(), random.random(), float(numpy.random.random()), uuid.uuid4().hex],
+    "beside": importlib.util.find_spec("beside_pythonpath") is not None,
     "preloaded": "ray.serve._private.replica" in sys.modules,
 }
 with open(sys.argv[1] + ".new", "w") as out:
@@ -123,8 +125,11 @@ def test_a_server_that_was_killed_is_started_again(place: Place) -> None:
 
 
 def test_other_code_has_a_server_of_its_own(place: Place) -> None:
-    first, other = place.start("first"), place.start("other", PYTHONPATH=str(place.folder))
+    (place.folder / "more").mkdir()
+    (place.folder / "more" / "beside_pythonpath.py").touch()
+    first, other = place.start("first"), place.start("other", PYTHONPATH=str(place.folder / "more"))
     assert first["parent"] != other["parent"]
+    assert (first["beside"], other["beside"]) == (False, True)
     assert len(place.servers()) == 2
 
 
@@ -138,3 +143,17 @@ def test_without_a_server_a_worker_imports_by_itself_and_says_so(place: Place) -
     assert "an import has started 1 threads" in place.said("first")
     assert "no fork server, so this worker imports all by itself" in place.said("first")
     assert place.servers() == []
+    place.start("second", PYTHONPATH=str(place.folder))
+    assert "no fork server, so this worker" in place.said("second")
+    assert "an import has started" not in place.said("second"), "one look is enough"
+
+
+def test_who_asks_and_ends_does_no_harm(place: Place) -> None:
+    place.start("first")
+    (path,) = (one for one in place.folder.glob("fork-*") if one.is_socket())
+    for said in (b"", b"\0\0", (100).to_bytes(4, "big") + b"{"):
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(path))
+            link.sendall(said)
+    (server,) = place.servers()
+    assert place.start("second")["parent"] == server.pid

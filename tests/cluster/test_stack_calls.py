@@ -22,7 +22,7 @@ import psutil
 import pytest
 from stack_kit import END_WITHIN_S, Up, launched
 
-from cluster import code, statefile
+from cluster import code, forking, statefile
 from cluster.api import Api
 from cluster.commands.call import target_of
 from loadtest.carrier import CallTarget
@@ -109,7 +109,12 @@ def test_a_stack_tells_what_it_is_but_no_secret(up: Up, ready: dict[str, Any], l
     assert ready["webhook_url"].endswith("/twilio/voice")
     assert ready["media_url"].startswith("ws://127.0.0.1:")
     wanted = {"cli", "guard", "postgres", "ray_gcs", "ray_raylet", "media_gateway", "dispatcher", "journal"}
-    assert wanted | {"call_actor", "stt", "llm", "tts", "retriever", "ingress"} <= set(ready["pids"])
+    workers = {"call_actor", "stt", "llm", "tts", "retriever", "ingress"}
+    assert wanted | workers <= set(ready["pids"])
+    if forking.possible():
+        parents = {psutil.Process(pid).ppid() for kind in workers for pid in ready["pids"][kind]}
+        assert len(parents) == 1
+        assert parents <= set(ready["pids"]["fork_server"]), "workers are forked"
     unused = {"ray_monitor", "ray_log_monitor", "ray_dashboard"}
     assert not unused & set(ready["pids"]), "nobody asked for the dashboard"
     state = statefile.require(up.data_dir)
