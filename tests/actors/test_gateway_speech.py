@@ -41,7 +41,9 @@ def told(bench: Any, caller: Any) -> list[Any]:
     return [event for event in events if isinstance(event, SpeechStarted | SpeechResumed | SpeechPaused)]
 
 
-async def test_a_spoken_sentence_is_one_utterance_and_all_of_it_is_told(tmp_path: Path, sentence: bytes) -> None:
+async def test_a_spoken_sentence_is_one_utterance_with_times_close_to_the_truth(
+    tmp_path: Path, sentence: bytes
+) -> None:
     async with running(tmp_path, media={"vad_engine": "silero"}) as bench:
         caller = await bench.call()
         await caller.audio(silence(700) + sentence + silence(700), pace=1.0)
@@ -56,8 +58,9 @@ async def test_a_spoken_sentence_is_one_utterance_and_all_of_it_is_told(tmp_path
         uploaded = bench.host.audio(caller.call_id)
         assert uploaded.count(spoken) == 1
         assert uploaded.index(spoken) + len(spoken) < len(uploaded)
-        # The call's clock follows the arrival of the audio, so a busy machine stretches it.
-        assert 0 < started.onset_ms < paused.speech_end_ms
+        # The call's clock follows the arrival of the audio, so a busy machine stretches it, but by no half sentence.
+        sentence_ms = len(sentence) // 8
+        assert 0.5 * sentence_ms < paused.speech_end_ms - started.onset_ms < 1.5 * sentence_ms
 
 
 async def test_speaking_over_the_agent_holds_it(tmp_path: Path, sentence: bytes) -> None:
