@@ -71,10 +71,16 @@ SETS: Final = {
 }
 
 
-def plan(actor_kills: int, rounds: int, others: Sequence[str] = OTHERS, stalls: int = 0) -> list[tuple[str, str]]:
+def plan(
+    actor_kills: int,
+    rounds: int,
+    others: Sequence[str] = OTHERS,
+    stalls: int = 0,
+    stalled: Sequence[str] = STALLED,
+) -> list[tuple[str, str]]:
     """(kind, moment) in order: actors between all others, each moment as often; ``stalls`` times each stop."""
     rest = [(kind, "") for _ in range(rounds) for kind in others]
-    rest += [(kind, STOPPED) for _ in range(stalls) for kind in STALLED]
+    rest += [(kind, STOPPED) for _ in range(stalls) for kind in stalled]
     actors = [(CALL_ACTOR, MOMENTS[number % len(MOMENTS)]) for number in range(actor_kills)]
     mixed: list[tuple[str, str]] = []
     for place in range(max(len(rest), len(actors))):
@@ -256,7 +262,8 @@ async def _main(arguments: argparse.Namespace) -> int:
     await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
     sets = SETS | dict(pair.split("=", 1) for pair in arguments.set)
     others = OTHERS if arguments.kinds is None else tuple(kind for kind in arguments.kinds.split(",") if kind)
-    planned = plan(arguments.actor_kills, arguments.rounds, others, arguments.stalls)
+    stalled = tuple(kind for kind in arguments.stalled.split(",") if kind)
+    planned = plan(arguments.actor_kills, arguments.rounds, others, arguments.stalls, stalled)
     _say(f"starting a stack; {len(planned)} strikes, {arguments.calls} calls at a time")
     async with running_stack("simulated", sets, out_dir / "var", out_dir / "up.log") as stack:
         report = await run_chaos(stack, out_dir, planned, calls=arguments.calls, say=_say)
@@ -276,7 +283,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=4, help="calls at a time")
     parser.add_argument("--actor-kills", type=int, default=12, help="spread over listening, thinking and speaking")
     parser.add_argument("--rounds", type=int, default=2, help="how often every other kind is killed")
-    parser.add_argument("--stalls", type=int, default=1, help=f"how often each of {', '.join(STALLED)} is stopped")
+    parser.add_argument("--stalls", type=int, default=1, help="how often each of --stalled is stopped")
+    parser.add_argument("--stalled", default=",".join(STALLED), help="the kinds that are stopped, with commas between")
     parser.add_argument("--kinds", help=f"the other kinds, with commas between; {','.join(OTHERS)}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the stack")
     try:

@@ -50,6 +50,10 @@ class DeadlineExceededError(VoiceAgentError):
     retryable = True
 
 
+class ReplicaStalledError(DeadlineExceededError):
+    """The replica that had the request has stalled, and there is another one to ask."""
+
+
 class ProtocolError(VoiceAgentError):
     """A peer sent something its protocol does not allow."""
 

@@ -1,4 +1,4 @@
-"""The speech of one clause: what a replica that died began, another one ends, and the caller hears only the rest."""
+"""The speech of one clause: what a replica that died or stalled began, another one ends; the rest alone is heard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 
 from actors.call.jobs import items_of, next_of
 from actors.call.kit import CallKit
-from voice_agent.errors import EngineFailedError, ReplicaLostError
+from voice_agent.errors import EngineFailedError, ReplicaLostError, ReplicaStalledError
 from voice_agent.ports import SpeakRequest, SpeechChunk
 
 logger = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ async def speech_of(
 ) -> AsyncGenerator[SpeechChunk, None]:
     """Speech of a clause, nothing of it twice.
 
-    When the replica dies in the middle, the clause is asked for again, and as much of the second stream is left out as
-    the first gave. An engine that says a text alike each time is heard as if nothing had happened. One that does not
-    may be heard to stumble over the word at the seam: where words end is told with the last piece, too late to cut
-    between two. The times of words are those of the stream that came to its end.
+    When the replica dies or stalls in the middle, and there is another, the clause is asked for again, and as much of
+    the second stream is left out as the first gave. An engine that says a text alike each time is heard as if nothing
+    had happened. One that does not may be heard to stumble over the word at the seam: where words end is told with the
+    last piece, too late to cut between two. The times of words are those of the stream that came to its end.
 
     Another *engine* has another voice and another pace; a place in its audio is no place in the words, and words that
     are left out are worse than words said twice. So it does not go on: the stream fails, and the dialog has the whole
-    clause said again. The same when the rest is late, when replicas die one after the other and give nothing new, and
+    clause said again. The same when the rest is late, when replicas fail one after the other and give nothing new, and
     after any other error.
 
     Args:
@@ -44,16 +44,15 @@ async def speech_of(
         VoiceAgentError: the stream failed.
     """
     loop = asyncio.get_running_loop()
-    given, engine, newest_s = 0, "", loop.time()
+    given, engine, newest_s, dry_at_s = 0, "", loop.time(), 0.0
     while True:
         known, place = given, 0
-        late_at_s = None
         if known:
-            late_at_s = min(newest_s + kit.patience_s, _dry_at_s(ahead_ms) + kit.behind_s)
             request = replace(request, ahead_ms=ahead_ms() - known // BYTES_PER_MS)
         try:
             async with aclosing(items_of(partial(kit.plane.speak, request), kit.patience_s)) as stream:
                 while True:
+                    late_at_s = min(newest_s + kit.patience_s, dry_at_s + kit.behind_s) if known else None
                     chunk = await next_of(stream, late_at_s)
                     if known and chunk.engine != engine:
                         raise EngineFailedError(f"{engine} broke off, and {chunk.engine} cannot go on for it")
@@ -62,15 +61,10 @@ async def speech_of(
                     if fresh or chunk.last:
                         given, engine, newest_s = given + len(fresh), chunk.engine, loop.time()
                         yield replace(chunk, audio=fresh)
-                        late_at_s = _dry_at_s(ahead_ms) + kit.behind_s if known else None
+                        dry_at_s = loop.time() + ahead_ms() / 1000
         except StopAsyncIteration:
             return
-        except ReplicaLostError:
+        except (ReplicaLostError, ReplicaStalledError):
             if given == known:
                 raise
             logger.warning("another replica goes on with a clause", extra={"call_id": request.call_id})
-
-
-def _dry_at_s(ahead_ms: Callable[[], int]) -> float:
-    """When the ear will have heard all there is, on the event loop's clock."""
-    return asyncio.get_running_loop().time() + ahead_ms() / 1000

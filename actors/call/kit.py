@@ -157,7 +157,8 @@ class CallKit:
         plane: the engines.
         outbox: the way to the journal.
         patience_s: a stage that has given nothing for this long has failed.
-        behind_s: the rest of a clause whose replica died may be so much later than the ear is empty.
+        behind_s: the rest of a clause whose replica died or stalled may be so much later than the ear is empty; then a
+            phrase is due, and a phrase is never put into a clause.
         top_k: passages per question.
         voice: of the synthesiser.
         event_log: whether events and commands go to the journal.
@@ -172,7 +173,7 @@ class CallKit:
     plane: ModelPlane
     outbox: JournalOutbox
     patience_s: float = 6.0
-    behind_s: float = 0.8
+    behind_s: float = 1.25
     top_k: int = 4
     voice: str = ""
     event_log: bool = True
@@ -206,7 +207,7 @@ class CallKit:
             plane=plane,
             outbox=outbox,
             patience_s=settings.turn.stage_deadline_s,
-            behind_s=settings.deadlines.tts_behind_s,
+            behind_s=settings.turn.filler_after_s,
             top_k=settings.retriever.top_k,
             voice=settings.tts.voice,
             event_log=settings.telemetry.event_log,

@@ -30,6 +30,7 @@ class ReplicaWatch:
         self._suspect_s = 3.0
         self._ask: dict[str, Callable[[str], None]] = {}
         self._silent: set[tuple[str, str]] = set()
+        self._asked_at: dict[tuple[str, str], float] = {}
         self._served: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._breakers: dict[tuple[str, str], Breaker] = {}
         self._suspect_until: dict[tuple[str, str], float] = {}
@@ -52,6 +53,7 @@ class ReplicaWatch:
     def answers(self, deployment: str, replica: str) -> None:
         """It lives; whether it works is for a request to find out."""
         self._silent.discard((deployment, replica))
+        self._asked_at.pop((deployment, replica), None)
 
     def silent(self, deployment: str, replica: str) -> None:
         """Its process gives no sign of life."""
@@ -69,6 +71,8 @@ class ReplicaWatch:
                 del self._breakers[gone]
                 self._suspect_until.pop(gone, None)
                 self._silent.discard(gone)
+            for gone in [key for key in self._asked_at if key[0] == deployment and key[1] not in replicas]:
+                del self._asked_at[gone]
 
     def avoid(self, deployment: str, replica: str) -> bool:
         """Send nothing there now, if there is another."""
@@ -79,9 +83,13 @@ class ReplicaWatch:
         return self._suspect_until.get(key, 0.0) > self._clock() or not breaker.allows
 
     def wants_probe(self, deployment: str, replica: str) -> bool:
-        """Send one request there, to see whether it is well again. True once in a cool-down; never while silent."""
-        breaker = self._breakers.get((deployment, replica))
-        if breaker is None or (deployment, replica) in self._silent:
+        """Send one request there, to see whether it is well again. True once in a cool-down.
+
+        Never while it is silent, nor right behind a fault: a request that it failed is asked again, and not of it.
+        """
+        key = (deployment, replica)
+        breaker = self._breakers.get(key)
+        if breaker is None or key in self._silent or self._suspect_until.get(key, 0.0) > self._clock():
             return False
         return breaker.may_probe(self._now_ms())
 
@@ -119,7 +127,14 @@ class ReplicaWatch:
         """The request is late, which may be nobody's fault: its replica is asked for a sign of life."""
         key = self._served.get(request_id)
         if key is not None and key[0] in self._ask:
+            self._asked_at.setdefault(key, self._clock())
             self._ask[key[0]](key[1])
+
+    def mute_s(self, request_id: str) -> float:
+        """For how long the replica that has this request owes a sign of life."""
+        key = self._served.get(request_id)
+        asked_at = self._asked_at.get(key) if key is not None else None
+        return 0.0 if asked_at is None else self._clock() - asked_at
 
     def another(self, request_id: str) -> bool:
         """Is there a replica to be asked instead of the one that has this request?"""

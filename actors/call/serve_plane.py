@@ -16,12 +16,13 @@ from ray.serve.exceptions import RayServeException
 from actors.call.load import PlaneLoad
 from actors.call.replica_watch import WATCH
 from actors.call.stage_health import StageHealth
-from actors.call.stalls import StageDeadlines, within
+from actors.call.stalls import Alarm, StageDeadlines, within
 from voice_agent.errors import (
     DeadlineExceededError,
     EngineFailedError,
     EngineUnavailableError,
     ReplicaLostError,
+    ReplicaStalledError,
     VoiceAgentError,
 )
 from voice_agent.plan import Outcome
@@ -200,10 +201,10 @@ class ServePlane:
 
     async def _unary(self, stage: str, handle: Any, *arguments: Any) -> Any:
         response = handle.remote(*arguments)
-        limit_s = self._deadlines[stage].first_s if stage in self._deadlines else None
+        deadlines = self._deadlines.get(stage, StageDeadlines())
         self._open += 1
         try:
-            answer = await within(response, limit_s, lambda: self._stalled(response))
+            answer = await within(response, *self._alarms(response, deadlines.first_s))
             WATCH.succeeded(response.request_id)
             return answer
         except TimeoutError:
@@ -217,6 +218,28 @@ class ServePlane:
             raise self._failed(stage, response, error) from error
         finally:
             self._open -= 1
+
+    def _alarms(self, response: Any, limit_s: float | None, *, begun: bool = False) -> tuple[Alarm, ...]:
+        if limit_s is None:
+            return ()
+        return ((limit_s, partial(self._stalled, response, begun=begun)),)
+
+    def _sign_of_life(self, response: Any, dry_s: float, mute_s: float) -> tuple[Alarm, ...]:
+        """The replica is asked for one as soon as its speech is behind its own playout."""
+        return (dry_s, partial(self._late, response)), (dry_s + mute_s, partial(self._mute, response, mute_s))
+
+    def _late(self, response: Any) -> bool:
+        WATCH.doubted(response.request_id)
+        return False
+
+    def _mute(self, response: Any, asked_s: float) -> bool:
+        """Its process gives no sign of life: this is no slow engine that may catch up."""
+        request_id = response.request_id
+        # The alarm that asked is another timer: half is enough to tell it from one that was asked just now.
+        if self.load >= BUSY or WATCH.mute_s(request_id) < asked_s / 2 or not WATCH.another(request_id):
+            return False
+        WATCH.failed(request_id)
+        return True
 
     def _stalled(self, response: Any, *, begun: bool = False) -> bool:
         """A deadline has passed: give up, if that can help. A stream that has ``begun`` will not catch up."""
@@ -243,7 +266,8 @@ class ServePlane:
             over = True
             WATCH.succeeded(response.request_id)
         except TimeoutError:
-            raise DeadlineExceededError(f"{stage}: the replica has stalled") from None
+            kind = ReplicaStalledError if WATCH.another(response.request_id) else DeadlineExceededError
+            raise kind(f"{stage}: the replica has stalled") from None
         except Exception as error:
             raise self._failed(stage, response, error) from error
         finally:
@@ -262,12 +286,12 @@ class ServePlane:
         items, given, audio_bytes, first_s = aiter(response), 0, 0, 0.0
         while True:
             waited_s = time.monotonic() - first_s if given else 0.0
+            limit_s = deadlines.item_s(given, audio_bytes, waited_s)
+            alarms = self._alarms(response, limit_s, begun=given > 0)
+            if given and limit_s and deadlines.behind_s and deadlines.mute_s:
+                alarms += self._sign_of_life(response, limit_s - deadlines.behind_s, deadlines.mute_s)
             try:
-                item = await within(
-                    anext(items),
-                    deadlines.item_s(given, audio_bytes, waited_s),
-                    partial(self._stalled, response, begun=given > 0),
-                )
+                item = await within(anext(items), *alarms)
             except StopAsyncIteration:
                 return
             first_s = first_s or time.monotonic()

@@ -15,14 +15,21 @@ BYTES_PER_S: Final = 8000
 IN_REPLICA: Final = 1.5
 """A replica with a fallback engine may need its own deadline first, and then the fallback's time."""
 
+MUTE: Final = 0.5
+"""Of the patience with a voice that falls behind: so soon one is given up whose process is not there either."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageDeadlines:
-    """Seconds to the first result of an attempt, and between items; None: only the job's own patience counts."""
+    """Seconds to the first result of an attempt, and between items; None: only the job's own patience counts.
+
+    Speech may be ``behind_s`` behind its own playout, and ``mute_s`` when its replica gives no sign of life either.
+    """
 
     first_s: float | None = None
     next_s: float | None = None
     behind_s: float | None = None
+    mute_s: float | None = None
 
     def item_s(self, given: int, audio_bytes: int, waited_s: float) -> float | None:
         """Patience with the next item of a stream.
@@ -45,27 +52,34 @@ def deadlines_of(settings: DeadlineSettings) -> dict[str, StageDeadlines]:
         "stt": StageDeadlines(settings.stt_s * IN_REPLICA),
         "retriever": StageDeadlines(settings.search_s),
         "llm": StageDeadlines(settings.llm_first_s * IN_REPLICA, settings.llm_next_s * IN_REPLICA),
-        "tts": StageDeadlines(settings.tts_first_s * IN_REPLICA, behind_s=settings.tts_behind_s),
+        "tts": StageDeadlines(
+            settings.tts_first_s * IN_REPLICA, behind_s=settings.tts_behind_s, mute_s=settings.tts_behind_s * MUTE
+        ),
     }
 
 
-async def within(work: Awaitable[T], limit_s: float | None, give_up: Callable[[], bool]) -> T:
-    """Await ``work``; after ``limit_s`` it is cancelled if ``give_up()`` says so, else waited for as long as it takes.
+Alarm = tuple[float, Callable[[], bool]]
+"""Seconds, and what is called then: whether to give up."""
+
+
+async def within(work: Awaitable[T], *alarms: Alarm) -> T:
+    """Await ``work``; it is cancelled when an alarm says so, else waited for as long as it takes.
 
     Raises:
         TimeoutError: it was given up.
     """
-    if limit_s is None:
+    if not alarms:
         return await work
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as scope:
 
-        def ring() -> None:
+        def ring(give_up: Callable[[], bool]) -> None:
             if give_up():
                 scope.reschedule(loop.time())
 
-        alarm = loop.call_later(limit_s, ring)
+        set_alarms = [loop.call_later(after_s, ring, give_up) for after_s, give_up in alarms]
         try:
             return await work
         finally:
-            alarm.cancel()
+            for alarm in set_alarms:
+                alarm.cancel()

@@ -40,8 +40,7 @@ class TurnAudio:
     def __init__(self, send: SendClause, clock: Callable[[], float] = time.monotonic) -> None:
         self._send = send
         self._clock = clock
-        self._began_s: float | None = None
-        self._given_bytes = 0
+        self._dry_at_s = 0.0
         self._order: deque[_Clause] = deque()
         self._clauses: dict[int, _Clause] = {}
         self._released = False
@@ -66,8 +65,7 @@ class TurnAudio:
         record.total_bytes += len(audio)
         if record.total_bytes > MAX_CLAUSE_BYTES:
             raise EngineFailedError("the synthesiser gave more than two minutes of audio for one clause")
-        self._began_s = self._clock() if self._began_s is None else self._began_s
-        self._given_bytes += len(audio)
+        self._dry_at_s = max(self._dry_at_s, self._clock()) + len(audio) / (1000 * BYTES_PER_MS)
         record.waiting += audio
         record.over = last
         self._drain()
@@ -75,10 +73,8 @@ class TurnAudio:
 
     @property
     def ahead_ms(self) -> int:
-        """Audio given and not heard yet, at the least: as if it had begun to play when the first of it came."""
-        if self._began_s is None:
-            return 0
-        return max(0, self._given_bytes // BYTES_PER_MS - int((self._clock() - self._began_s) * 1000))
+        """Audio given and not heard yet, at the least: as if each piece began to play as soon as it could."""
+        return max(0, round((self._dry_at_s - self._clock()) * 1000))
 
     def given(self, clause: int) -> int:
         """Bytes of a clause so far."""

@@ -55,9 +55,11 @@ class LocalPlane:
 
     ``failures[stage]`` is a queue of exceptions raised by the next requests of a stage; ``gates[stage]`` holds a stage
     up; ``closed[stage]`` counts streams closed before their end; ``transcripts`` answers flushed requests in turn.
-    ``deaths[stage]`` is a queue of numbers: after so many items the replica of the next stream dies. ``speech`` is a
-    queue of streams to be spoken instead of the same tone.
+    ``deaths[stage]`` is a queue of numbers: after so many items the replica of the next stream dies, with ``death``.
+    ``speech`` is a queue of streams to be spoken instead of the same tone.
     """
+
+    death = ReplicaLostError
 
     def __init__(self, push_interval_ms=0):
         self.stt_capabilities = Capabilities("scripted", "1", simulated=True, push_interval_ms=push_interval_ms)
@@ -144,7 +146,7 @@ class LocalPlane:
             dies_at = self.deaths[stage].popleft() if self.deaths[stage] else None
             for index, item in enumerate(items):
                 if index == dies_at:
-                    raise ReplicaLostError("died")
+                    raise self.death("died")
                 if index and self.fail_after_first.get(stage):
                     over = True
                     raise EngineFailedError("broke off")

@@ -1,7 +1,8 @@
-"""A replica that dies in the middle of a clause: the caller hears each byte of it once."""
+"""A replica that dies or stalls in the middle of a clause: the caller hears each byte of it once."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from local_plane import Gate, ListJournal, LocalPlane, kit_of, until
 from actors.call.clause_speech import speech_of
 from actors.call.turn_audio import TurnAudio
 from engines.simulated import SimulatedTextToSpeech
-from voice_agent.errors import DeadlineExceededError, EngineFailedError, ReplicaLostError
+from voice_agent.errors import DeadlineExceededError, EngineFailedError, ReplicaLostError, ReplicaStalledError
 from voice_agent.ports import SpeakRequest, SpeechChunk
 
 REQUEST = SpeakRequest("CA1", 2, 0, "we open at nine every single morning", voice="words")
@@ -47,6 +48,13 @@ class Spoken:
 
 async def chunks(request=REQUEST):
     return [chunk async for chunk in QUICK.speak(request)]
+
+
+@pytest.fixture(params=[ReplicaLostError, ReplicaStalledError], autouse=True)
+def death(request, monkeypatch):
+    """Each of these is true of a replica that is killed, and of one that stalls while there is another."""
+    monkeypatch.setattr(LocalPlane, "death", request.param)
+    return request.param
 
 
 async def plane_with(*streams, deaths=()):
@@ -97,9 +105,9 @@ async def test_another_engine_does_not_go_on_in_the_middle_of_a_clause():
     assert spoken.audio == first[0].audio + first[1].audio
 
 
-async def test_replicas_that_die_without_anything_new_are_not_asked_for_ever():
+async def test_replicas_that_fail_without_anything_new_are_not_asked_for_ever(death):
     spoken = await Spoken(await plane_with(*[await chunks()] * 9, deaths=(3, 2, 3, 3, 3))).run()
-    assert spoken.failure is ReplicaLostError
+    assert spoken.failure is death
     assert len(spoken.requests) == 2
 
 
@@ -111,8 +119,26 @@ async def test_a_rest_that_comes_too_late_is_given_up():
     assert spoken.audio == b"1" * 80
 
 
+async def test_the_rest_is_late_by_the_ear_and_not_by_when_it_was_asked_for(death):
+    plane = LocalPlane()
+
+    async def speak(request):
+        plane.requests["speak"].append(request)
+        yield SpeechChunk(b"1" * 80)
+        await asyncio.sleep(0.1)
+        if len(plane.requests["speak"]) == 1:
+            raise death("found out late")
+        yield SpeechChunk(b"2" * 80, last=True)
+
+    plane.speak = speak
+    spoken = await Spoken(plane, behind_s=0.05).run()
+    assert spoken.failure is DeadlineExceededError
+    assert len(spoken.requests) == 2
+    assert spoken.audio == b"1" * 80
+
+
 @pytest.mark.parametrize("error", [DeadlineExceededError("stalled"), EngineFailedError("fell silent")])
-async def test_a_stall_and_an_engine_at_fault_are_for_the_dialog_to_mend(error):
+async def test_a_stall_without_another_replica_and_an_engine_at_fault_are_for_the_dialog_to_mend(error):
     plane = LocalPlane()
 
     async def speak(request):

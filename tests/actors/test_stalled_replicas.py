@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from local_plane import ListJournal, kit_of
 
 pytest.importorskip("ray")
 
@@ -13,13 +16,14 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.config import RequestRouterConfig
 
 from actors.call import replica_watch, replicas, serve_plane
+from actors.call.clause_speech import speech_of
 from actors.call.jobs import answer_of, items_of
 from actors.call.replica_watch import ReplicaWatch
 from actors.call.replicas import _Avoiding
 from actors.call.serve_plane import ServePlane
 from actors.call.stalls import StageDeadlines
 from configs.settings import DeadlineSettings
-from voice_agent.errors import DeadlineExceededError, EngineFailedError, ReplicaLostError
+from voice_agent.errors import DeadlineExceededError, EngineFailedError, ReplicaLostError, ReplicaStalledError
 from voice_agent.ports import SearchRequest, SearchResponse, SpeakRequest, SpeechChunk
 
 SUSPECT_S = DeadlineSettings().suspect_s
@@ -151,6 +155,90 @@ async def test_a_voice_whose_replica_dies_is_told_from_one_at_fault_and_the_repl
             await anext(stream)
         assert type(raised.value) is kind
     assert watch.avoid("TextToSpeech", "a")
+
+
+PIECE, REST = b"1" * 80, b"2" * 80
+CLAUSE = [SpeechChunk(PIECE), SpeechChunk(REST, last=True)]
+BROKEN = [SpeechChunk(PIECE), "hang"]
+
+
+async def spoken(replica, *, behind_s=60.0):
+    """A clause as a call has it spoken by these replicas: its audio, and the kind of failure that ended it."""
+    plane, heard, failure = plane_with("tts", replica), [], None
+    kit = replace(kit_of(plane, ListJournal()), behind_s=behind_s)
+    try:
+        async for chunk in speech_of(kit, SpeakRequest("CA1", 1, 0, "hi"), lambda: 0):
+            heard.append(chunk.audio)
+    except (DeadlineExceededError, EngineFailedError) as error:
+        failure = type(error)
+    assert plane.open_requests == 0
+    return b"".join(heard), failure
+
+
+async def test_a_clause_that_stalls_in_the_middle_is_gone_on_with_by_the_other_replica(watch):
+    replica = Replica(watch, "TextToSpeech", [BROKEN, CLAUSE])
+    assert await spoken(replica) == (PIECE + REST, None)
+    assert (replica.served, replica.cancelled) == (["a", "b"], 1)
+    assert watch.avoid("TextToSpeech", "a")
+
+
+async def test_another_engine_does_not_go_on_and_nobody_is_asked_a_third_time(watch):
+    first, other = [SpeechChunk(PIECE, engine="coqui"), "hang"], [replace(chunk, engine="flite") for chunk in CLAUSE]
+    replica = Replica(watch, "TextToSpeech", [first, other])
+    assert await spoken(replica) == (PIECE, EngineFailedError)
+    assert replica.served == ["a", "b"]
+
+
+async def test_a_second_replica_that_stalls_too_is_given_up_when_the_ear_has_been_empty_for_long(watch):
+    replica = Replica(watch, "TextToSpeech", [BROKEN, BROKEN])
+    assert await spoken(replica, behind_s=0.2) == (PIECE, DeadlineExceededError)
+    assert replica.served == ["a", "b"]
+
+
+async def test_a_clause_that_stalls_on_the_only_replica_fails_at_once(watch):
+    watch.known("TextToSpeech", frozenset("a"))
+    replica = Replica(watch, "TextToSpeech", [BROKEN, CLAUSE])
+    assert await spoken(replica) == (PIECE, DeadlineExceededError)
+    assert replica.served == ["a"]
+
+
+async def test_clauses_that_stall_open_the_breaker_though_each_was_gone_on_with(watch):
+    for _ in range(DeadlineSettings().faults):
+        assert watch.open() == {}
+        await spoken(Replica(watch, "TextToSpeech", [BROKEN, CLAUSE]))
+        watch.clock.now_s += SUSPECT_S + 0.1
+    assert watch.open() == {"TextToSpeech": {"a": "open"}}
+
+
+@pytest.mark.parametrize("alive", [False, True])
+async def test_a_replica_that_gives_no_sign_of_life_is_given_up_before_one_that_may_catch_up(watch, monkeypatch, alive):
+    """The clause is late for ever, and the deadline of a slow engine is far away."""
+    monkeypatch.setattr(watch, "_clock", time.monotonic)
+    watch.asks("TextToSpeech", lambda name: watch.answers("TextToSpeech", name) if alive else None)
+    plane = plane_with("tts", Replica(watch, "TextToSpeech", [BROKEN]))
+    plane._deadlines = {"tts": StageDeadlines(behind_s=60.0, mute_s=0.02)}
+    stream = plane.speak(SpeakRequest("CA1", 1, 0, "hi"))
+    assert await anext(stream) == SpeechChunk(PIECE)
+    if alive:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.2)
+    else:
+        with pytest.raises(ReplicaStalledError):
+            await anext(stream)
+    assert watch.avoid("TextToSpeech", "a") is not alive
+
+
+def test_a_replica_is_no_probe_for_a_request_that_it_has_just_failed(watch):
+    """Its breaker has been open for long, so that a probe is due when a request that it had before stalls."""
+    for number in range(4):
+        watch.routed(f"r{number}", "Retriever", "a")
+    for number in range(3):
+        watch.failed(f"r{number}")
+    watch.clock.now_s += 6
+    watch.failed("r3")
+    assert not watch.wants_probe("Retriever", "a")
+    watch.clock.now_s += SUSPECT_S + 0.1
+    assert watch.wants_probe("Retriever", "a")
 
 
 @pytest.mark.parametrize(

@@ -19,3 +19,5 @@ def test_what_is_ahead_counts_all_clauses_from_the_first_audio_on() -> None:
     assert audio.ahead_ms == 800
     now_s = 110.0
     assert audio.ahead_ms == 0
+    audio.add(1, bytes(1600), last=False)  # after a hole: the silence is over, and nothing of it is made up for
+    assert audio.ahead_ms == 200

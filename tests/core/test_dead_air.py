@@ -104,6 +104,13 @@ def test_a_voice_that_breaks_off_twice_ends_in_the_recorded_apology() -> None:
     assert PHRASES.apology.startswith(apology.text)
 
 
+def test_the_mark_of_a_clause_that_broke_off_is_no_sound() -> None:
+    machine = speaking()
+    machine.receive(e.JobFailed("synthesise", 2, 0, "deadline_exceeded"), 2600)
+    machine.receive(e.ClausePlayed(2, 0, 2650), 2650)
+    assert machine.next_deadline_ms() == 1310 + 500 + POLICY.filler_after_ms
+
+
 def test_silence_inside_the_agents_speech_is_broken_too() -> None:
     """The voice goes on trickling nothing: the ear is dry half a second after it began."""
     machine = speaking()

@@ -161,6 +161,7 @@ def test_what_may_stall_is_stopped_as_well() -> None:
     planned = plan(2, 1, stalls=2)
     assert sorted(kind for kind, moment in planned if moment == STOPPED) == sorted(STALLED * 2)
     assert len(planned) == 2 + len(OTHERS) + 2 * len(STALLED)
+    assert plan(0, 0, stalls=2, stalled=("tts",)) == [("tts", STOPPED)] * 2
 
 
 def test_a_frozen_actor_may_take_as_long_as_its_silence_is_noticed_and_no_longer() -> None:

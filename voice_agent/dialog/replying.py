@@ -110,8 +110,12 @@ class Replying(Call):
     def _on_clause_played(self, event: ClausePlayed) -> None:
         reply = self._playing(event.turn, event.clause)
         if reply is not None:
-            reply.clauses[event.clause].played = True
-            reply.times.playout_ended_ms = self._s.quiet_ms = event.at_ms
+            clause = reply.clauses[event.clause]
+            reply.times.playout_ended_ms = event.at_ms
+            if not clause.played:
+                # The mark of a clause that broke off comes when it was given up; the ear was empty before.
+                self._s.quiet_ms = event.at_ms
+            clause.played = True
             self._expect_sound()
             self._finish_if_played()
 
