@@ -104,6 +104,15 @@ def test_a_voice_that_breaks_off_twice_ends_in_the_recorded_apology() -> None:
     assert PHRASES.apology.startswith(apology.text)
 
 
+def test_a_mark_that_comes_when_the_next_clause_plays_makes_it_no_shorter() -> None:
+    machine = speaking()
+    machine.receive(e.SpeechSynthesised(2, 0, 1000, True), 1400)
+    machine.receive(e.SpeechSynthesised(2, 1, 900, False), 1500)
+    machine.receive(e.PlayoutStarted(2, 1, 2310), 2310)
+    machine.receive(e.ClausePlayed(2, 0, 2330), 2330)
+    assert machine.next_deadline_ms() == 2310 + 900 + POLICY.filler_after_ms
+
+
 def test_the_mark_of_a_clause_that_broke_off_is_no_sound() -> None:
     machine = speaking()
     machine.receive(e.JobFailed("synthesise", 2, 0, "deadline_exceeded"), 2600)

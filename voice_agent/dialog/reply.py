@@ -149,6 +149,11 @@ class Reply:
         """Recorded phrases so far."""
         return sum(bool(clause.recorded) for clause in self.clauses)
 
+    def sounds_until_ms(self) -> int:
+        """When what is playing will have been heard, as far as it is there; 0 when nothing is."""
+        playing = [clause for clause in self.clauses if clause.started_at_ms is not None and not clause.played]
+        return max(((clause.started_at_ms or 0) + clause.duration_ms for clause in playing), default=0)
+
     def waiting_for_sound(self) -> bool:
         """More is to be said, and its audio is not there: text or speech is still being made."""
         return not self.text_done or any(not clause.synthesised for clause in self.clauses)

@@ -116,6 +116,8 @@ class Replying(Call):
                 # The mark of a clause that broke off comes when it was given up; the ear was empty before.
                 self._s.quiet_ms = event.at_ms
             clause.played = True
+            # The next clause may have begun before the mark came.
+            self._s.quiet_ms = max(self._s.quiet_ms, reply.sounds_until_ms())
             self._expect_sound()
             self._finish_if_played()
 
