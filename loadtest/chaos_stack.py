@@ -157,14 +157,16 @@ class Recovery:
         """Wait until no call actor avoids a replica of the stage any more; False when that does not come in time."""
         give_up_at_s = time.time() + self._within_s
         while time.time() < give_up_at_s:
-            if not await self._avoided(stage):
+            if await self._avoided(stage) is False:
                 return True
             await asyncio.sleep(POLL_S)
         return False
 
-    async def _avoided(self, stage: str) -> bool:
+    async def _avoided(self, stage: str) -> bool | None:
+        """By any actor with calls; None when none has. Without a call an actor asks nobody, so it learns nothing."""
         hosts = (await self._view.status()).get("dispatcher", {}).get("hosts", {})
-        return any(host.get("stages", {}).get(stage, {}).get("replicas") for host in hosts.values())
+        busy = [host for host in hosts.values() if host.get("calls")]
+        return any(host.get("stages", {}).get(stage, {}).get("replicas") for host in busy) if busy else None
 
     async def _recovered(self, victim: Victim, killed_at_s: float, before: int) -> list[float] | None:
         if victim.kind == CALL_ACTOR:

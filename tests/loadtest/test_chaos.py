@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -10,6 +12,7 @@ from engines.word_sounds import SILENT_BYTE, word_sound
 from loadtest.caller import SpokenLine
 from loadtest.chaos import MOMENTS, OTHERS, REPLY, STALLED, plan
 from loadtest.chaos_report import FROZEN_P95_MS, STOPPED, Strike, summarise
+from loadtest.chaos_stack import Recovery, StackView, Victim
 from loadtest.chaos_verdict import (
     WORD_MS,
     CallVerdict,
@@ -24,6 +27,8 @@ from loadtest.sampler import CALL_ACTOR
 
 SAID = Said("Hello there.", REPLY, "Are you still there?", ("One moment, please.",), "I am sorry.")
 LINES = (SpokenLine("first?", 2000, 3000, False), SpokenLine("second?", 12_000, 13_000, False))
+Actors = list[tuple[list[str], dict[str, str]]]
+"""Of each: its calls, and the replicas that it avoids."""
 PAUSE = bytes([SILENT_BYTE]) * 8 * 500
 
 
@@ -162,6 +167,35 @@ def test_what_may_stall_is_stopped_as_well() -> None:
     assert sorted(kind for kind, moment in planned if moment == STOPPED) == sorted(STALLED * 2)
     assert len(planned) == 2 + len(OTHERS) + 2 * len(STALLED)
     assert plan(0, 0, stalls=2, stalled=("tts",)) == [("tts", STOPPED)] * 2
+
+
+class View:
+    """What call actors say of the voice's replicas, one answer after the other, the last one for ever."""
+
+    def __init__(self, *answers: Actors) -> None:
+        self._answers = list(answers)
+
+    async def status(self) -> dict[str, object]:
+        said = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        hosts = [{"calls": calls, "stages": {"tts": {"replicas": replicas}}} for calls, replicas in said]
+        return {"dispatcher": {"hosts": dict(enumerate(hosts))}}
+
+
+def recovery(*answers: Actors, within_s: float = 5.0) -> Recovery:
+    return Recovery(cast(StackView, View(*answers)), tuple, within_s)
+
+
+@pytest.mark.parametrize("replicas", [{}, {"r": "open"}])
+async def test_only_actors_with_calls_say_whether_a_stopped_replica_is_avoided(replicas: dict[str, str]) -> None:
+    idle: Actors = [([], replicas)]
+    avoids, asks = [*idle, (["CA1"], {"r": "open"})], [*idle, (["CA2"], {})]
+    victim = Victim("tts", 1)
+    assert await recovery(idle, asks, avoids).without_ms(victim, time.time()) is not None
+    assert await recovery(idle, avoids, asks).asked_again("tts")
+    for never in (idle, asks):
+        assert await recovery(never, within_s=0.1).without_ms(victim, time.time()) is None
+    for never in (idle, avoids):
+        assert not await recovery(never, within_s=0.1).asked_again("tts")
 
 
 def test_a_frozen_actor_may_take_as_long_as_its_silence_is_noticed_and_no_longer() -> None:
