@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 
 from actors.dispatch.pool import surge
-from cluster import forking, ports, processes
+from cluster import forking, head_watch, ports, processes
+from cluster.head_watch import HeadWatch, LocalHead
 from configs import main_thread
 from configs.settings import Settings, StageSettings
 from voice_agent.errors import ConfigError, VoiceAgentError
@@ -148,6 +149,7 @@ class RayCluster:
         self._fork_dir: Path | None = None
         self._started = False
         self._dashboard = ""
+        self._watch: HeadWatch | None = None
 
     @property
     def temp_dir(self) -> Path | None:
@@ -209,6 +211,7 @@ class RayCluster:
         # Not below Ray's folder: Ray lets everybody write there.
         self._fork_dir = _short_temp_dir()
         os.environ[forking.FOLDER] = str(self._fork_dir)
+        head_watch.keep_on_disk(self._temp_dir / "gcs")
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.pop("RAY_AUTH_TOKEN", None)
         if self._settings.ray.auth == "token":
@@ -236,10 +239,22 @@ class RayCluster:
             where = f"the cluster at {self._settings.ray.address}" if not self.local else "a local Ray"
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise RayStartError(f"could not start or reach {where}: {first}") from error
-        if self.local and self._settings.ray.dashboard:
+        if not self.local:
+            return
+        self._watch = HeadWatch(LocalHead(), persistent=head_watch.on_disk())
+        if self._settings.ray.dashboard:
             self._dashboard = started.dashboard_url or ""
-        elif self.local:
+        else:
             _end_idle_helpers()
+
+    def look(self) -> None:
+        """Start a dead GCS of a local cluster again; on the main thread, as ``start``.
+
+        Raises:
+            RayDiedError: the cluster is gone for good.
+        """
+        if self._watch is not None:
+            self._watch.look()
 
     def _options(self) -> dict[str, Any]:
         common: dict[str, Any] = {

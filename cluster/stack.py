@@ -139,6 +139,14 @@ class Stack:
             )
         return Ready(state, pids, dict(self._steps.times_s))
 
+    def look(self) -> None:
+        """Mend what only the process of the stack can mend; to be called on the main thread, again and again.
+
+        Raises:
+            RayDiedError: the stack's Ray is gone for good.
+        """
+        self._ray.look()
+
     def pids(self) -> dict[str, list[int]]:
         """Process ids of the stack by kind, this process as ``cli``."""
         kinds = processes.by_kind(processes.marked(self._mark))

@@ -31,7 +31,7 @@ from loadtest.chaos_stack import GATEWAY, POSTGRES, Recovery, StackView, Victim,
 from loadtest.chaos_verdict import CallVerdict, Said, judge_agent, judge_caller, judge_records, phrases_in, spoken_ms
 from loadtest.place import CallOutcome, CallProgress, place_calls
 from loadtest.recording import read_stereo
-from loadtest.sampler import CALL_ACTOR
+from loadtest.sampler import CALL_ACTOR, GCS
 from loadtest.script import CallerScript, load_script
 from loadtest.speech import CallerSpeech
 from loadtest.stack_process import RunningStack, running_stack
@@ -44,7 +44,7 @@ _COMPANY: Final = "Harbor Street Bicycles"
 MOMENTS: Final = ("listening", "thinking", "speaking")
 OTHERS: Final = (
     GATEWAY, "dispatcher", "stt", "journal", "llm", "tts", "serve_controller", "tools", POSTGRES, "retriever",
-    "ingress", "proxy_actor",
+    "ingress", "proxy_actor", GCS,
 )  # fmt: skip
 _CUES: Final = {"listening": ("caller_says", 0.5), "thinking": ("caller_says", 0.25), "speaking": ("agent_speaks", 1.2)}
 """What a moment begins with, and how long after it to strike; thinking counts from the end of the line."""

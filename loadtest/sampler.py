@@ -18,6 +18,8 @@ _RAY_ACTOR = re.compile(r"^ray::(\w+)")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 CALL_ACTOR = "call_actor"
 """Kind of the processes that host calls (Ray title ``ray::CallActor``)."""
+GCS = "ray_gcs"
+"""Kind of Ray's process that knows which actors there are."""
 
 
 def kind_of(process: psutil.Process) -> str:
@@ -32,6 +34,8 @@ def kind_of(process: psutil.Process) -> str:
     actor = _RAY_ACTOR.match(title)
     if actor:
         return "ray_idle_worker" if actor.group(1) == "IDLE" else _CAMEL.sub("_", actor.group(1)).lower()
+    if "/gcs_server " in title:
+        return GCS
     return "postgres" if "postgres" in title[:80] else "other"
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _STOP_WITHIN_S = 40.0
 _SAME_SIGNAL_S = 1.0
+_LOOK_S = 0.5
 
 
 def up(
@@ -94,17 +95,10 @@ class _Stopper:
 
 
 def _watch(stack: Stack) -> None:
-    """Sleep until a signal comes, or until a process without which there is no stack has died."""
-    import psutil
-
-    from voice_agent.errors import VoiceAgentError
-
-    vital = {kind: pids for kind, pids in stack.pids().items() if kind in ("ray_gcs", "ray_raylet")}
+    """Look after it until a signal comes, or until a process without which there is no stack has died."""
     while True:
-        time.sleep(1.0)
-        for kind, pids in vital.items():
-            if not all(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-                raise VoiceAgentError(f"{kind} has died; its logs are in the run directory under logs/ray")
+        time.sleep(_LOOK_S)
+        stack.look()
 
 
 def _follow_stdin() -> None:

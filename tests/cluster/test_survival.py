@@ -18,7 +18,7 @@ from cluster.commands.call import target_of
 from loadtest.chaos import SETS, run_chaos
 from loadtest.chaos_report import ChaosReport
 from loadtest.chaos_stack import GATEWAY, POSTGRES
-from loadtest.sampler import CALL_ACTOR
+from loadtest.sampler import CALL_ACTOR, GCS
 from loadtest.stack_process import RunningStack
 from storage.embedded import EmbeddedPostgres
 from voice_agent.errors import EngineUnavailableError
@@ -65,7 +65,7 @@ async def test_call_actors_die_while_they_listen_think_and_speak(stack: RunningS
 async def test_what_calls_do_not_live_in_may_die_as_well_and_so_may_a_gateway(
     stack: RunningStack, tmp_path: Path
 ) -> None:
-    others = (("dispatcher", ""), (POSTGRES, ""), ("journal", ""))
+    others = ((GCS, ""), ("dispatcher", ""), (POSTGRES, ""), ("journal", ""))
     report = await chaos(stack, tmp_path, *others, (GATEWAY, ""), (CALL_ACTOR, "listening"))
     assert report.totals["excused"] > 0
     assert report.totals["answered"] == report.totals["asked"] - report.totals["excused"] > 0

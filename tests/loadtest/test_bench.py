@@ -131,6 +131,7 @@ def test_sampler_counts_children_and_what_has_ended():
         ("ray::CallActor.start", "call_actor"),
         ("ray::MediaGateway", "media_gateway"),
         ("ray::IDLE", "ray_idle_worker"),
+        ("/somewhere/ray/core/src/ray/gcs/gcs_server --log_dir=/x", "ray_gcs"),
         ("postgres: checkpointer", "postgres"),
         ("/usr/bin/something --x", "other"),
     ],
