@@ -176,7 +176,7 @@ class Deployment:
                 f" ({rollout['between_turns']} between turns), actors by code number {rollout['hosts']}"
             )
             if rollout["kept"]:
-                line += f", {rollout['kept']} calls stay until they end: the other code cannot read their state"
+                line += f", {rollout['kept']} calls stay until they end: the other code cannot go on with them"
             if line != said:
                 tell(line)
                 said = line

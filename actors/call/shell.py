@@ -15,7 +15,7 @@ from actors.call.kit import CallKit, GatewayPort, Machine
 from actors.call.log import CallLog
 from actors.call.outbox import CallBegan, CallMoved
 from actors.call.turn_jobs import JobContext, TurnJobs, Utterances
-from actors.link.messages import HANDED_OVER, Attach, Control, Play, Snapshot, ToGateway
+from actors.link.messages import FAULT, HANDED_OVER, Attach, Control, Play, Snapshot, ToGateway
 from voice_agent.dialog.commands import (
     CancelTurn,
     ClearPlayout,
@@ -375,7 +375,7 @@ class CallShell:
         if self._ended:
             return
         self._ended = True
-        self._control("hang_up", reason="failed")
+        self._control("hang_up", reason=FAULT)
         self._log.note(self._now_ms(), "failed")
         self._kit.outbox.add(
             CallRecord(

@@ -15,7 +15,7 @@ from actors.dispatch.overload import Overload
 from actors.dispatch.pool import Cluster, Host, HostClient, HostPool
 from actors.dispatch.registry import CallRegistry, Entry
 from actors.dispatch.rollout import Rollout
-from actors.link.messages import HOST_FULL, UNREADABLE
+from actors.link.messages import FAULT, HOST_FULL, UNREADABLE
 from actors.tasks import TaskKeeper
 from configs.runtime import StackContext
 from voice_agent.admission import Admission, HostAddress, Refusal
@@ -179,12 +179,13 @@ class Dispatcher:
     async def replace(self, call_id: str, failed_host_id: str, reason: str = "") -> HostAddress:
         """The gateway lost the call's host: give it another. Idempotent for the same ``failed_host_id``.
 
-        A host that cannot read the call's state (``reason``) is alive and well; its code is not asked again.
+        A host that cannot read the call's state, or whose code failed on it (``reason``), is alive and well; its code
+        is not asked again.
         A call this dispatcher does not know (it restarted, and the host that could have told is dead) is taken while
         there is room.
 
         Raises:
-            ProtocolError: the call has ended.
+            ProtocolError: the call has ended, or failed and there is no other code to go on with it.
             CapacityError: no spare is free.
         """
         await self.start()
@@ -195,8 +196,10 @@ class Dispatcher:
         if held is not None and entry.host_id != failed_host_id:
             return held.address
         failed = self._pool.get(failed_host_id)
-        if reason == UNREADABLE and failed is not None:
-            entry.barred.add(failed.code)
+        if reason == FAULT and (failed is None or not self._pool.other_code({*entry.barred, failed.code})):
+            raise ProtocolError(f"call {call_id} failed, and there is no other code that could go on with it")
+        if reason in (UNREADABLE, FAULT) and failed is not None:
+            entry.barred[failed.code] = reason
         elif reason != HOST_FULL:
             self._pool.suspect(failed_host_id)
         host = self._place(entry, avoid=failed_host_id)

@@ -191,7 +191,7 @@ class HostPool:
         Args:
             call_id: which call.
             avoid: a host that is out of the question.
-            barred: code that cannot read the call.
+            barred: code that cannot go on with the call.
             code: only this code will do; 0: that of the pool, else any.
 
         Raises:
@@ -208,6 +208,10 @@ class HostPool:
         self._hosts[host.host_id] = self._hosts.pop(host.host_id)
         host.calls.add(call_id)
         return host
+
+    def other_code(self, barred: Collection[int]) -> bool:
+        """Whether there are hosts of other code than this."""
+        return any(host.code not in barred for host in self._hosts.values())
 
     def suspect(self, host_id: str) -> None:
         """Somebody could not reach this host: place nothing on it until it has answered."""

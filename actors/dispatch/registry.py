@@ -16,7 +16,7 @@ class Entry:
 
     ``host_id`` is empty while it is only reserved, and while its host is dead and no other was taken. ``since_s`` is
     when this began; ``missing`` counts health checks in which its host did not know it;
-    ``barred`` is the code that cannot read its state.
+    ``barred`` is the code that cannot go on with it, and why: it cannot read its state, or failed.
     """
 
     call_id: str
@@ -26,7 +26,7 @@ class Entry:
     live: bool = False
     epoch: int = 0
     missing: int = 0
-    barred: set[int] = field(default_factory=set)
+    barred: dict[int, str] = field(default_factory=dict)
 
 
 class CallRegistry:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from actors.dispatch.pool import Cluster, Host, HostPool
 from actors.dispatch.registry import CallRegistry
+from actors.link.messages import FAULT, UNREADABLE
 from configs.runtime import CodeVersion, StackContext
 from voice_agent.errors import CapacityError, ProtocolError, VoiceAgentError
 
@@ -27,6 +28,10 @@ POLL_S: Final = 0.2
 ANSWER_S: Final = 2.0
 RESUME_WITHIN_S: Final = 20.0
 BAD_ENDS: Final = ("failed", "lost")
+WHY_NOT: Final = {
+    UNREADABLE: "the new code cannot read the state of a call of the old",
+    FAULT: "the new code failed on the first call, which is back on the old; its log has the trace",
+}
 IDLE: Final = ("idle", "done", "failed")
 
 
@@ -154,8 +159,7 @@ class Rollout:
         """
         for call_id in [one.call_id for one in self._calls.entries() if one.live and one.host_id]:
             if not await self._move(call_id, first.code, within_s):
-                if self._refused(call_id, first.code):
-                    raise RolloutError("the new code cannot read the state of a call of the old")
+                self._check_kept(call_id, first.code)
                 continue
             await self._survives(call_id, first, canary_s)
             return
@@ -166,8 +170,7 @@ class Rollout:
         while loop.time() < until_s:
             await asyncio.sleep(POLL_S)
             entry = self._calls.get(call_id)
-            if self._refused(call_id, first.code):
-                raise RolloutError("the new code cannot read the state of a call of the old")
+            self._check_kept(call_id, first.code)
             if entry is None:
                 ended = self._calls.state(call_id, ()).partition(":")[2]
                 if ended in BAD_ENDS:
@@ -175,6 +178,12 @@ class Rollout:
                 return
             if entry.host_id != first.host_id or self._pool.get(first.host_id) is not first:
                 raise RolloutError("the first call left the new code: its actor died or froze")
+
+    def _check_kept(self, call_id: str, code: int) -> None:
+        entry = self._calls.get(call_id)
+        why = WHY_NOT.get(entry.barred.get(code, "")) if entry is not None else None
+        if why is not None:
+            raise RolloutError(why)
 
     def _refused(self, call_id: str, code: int) -> bool:
         entry = self._calls.get(call_id)

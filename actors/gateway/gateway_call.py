@@ -19,6 +19,7 @@ from actors.gateway.host_links import HostLink
 from actors.gateway.takeover import TakeOverClock
 from actors.gateway.twilio_leg import FAILED, TwilioLeg
 from actors.link.messages import (
+    FAULT,
     HANDED_OVER,
     HOST_FULL,
     UNREADABLE,
@@ -57,6 +58,8 @@ _NOT_IN_THE_STATE: Final = (PlayoutStarted, ClausePlayed, DtmfReceived)
 """What a new actor could not see from the call's state."""
 STREAM_EPOCHS: Final = 1000
 """Epochs of one stream; the next stream of a call, by whatever gateway, begins above them all."""
+_ELSEWHERE: Final = (HOST_FULL, UNREADABLE, FAULT)
+"""Reasons for which an actor gives a call away that need not end."""
 MOVED: Final = "moved"
 MOVE_S: Final = 5.0
 """An actor that a call is moved to says within this time that it has it."""
@@ -431,7 +434,7 @@ class GatewayCall:
             self._do(self.ledger.clear(control.number, now_ms))
         elif control.verb == "close_utterance":
             self.ear.close_utterance(control.number)
-        elif control.verb == "hang_up" and control.reason in (HOST_FULL, UNREADABLE) and self._link is not None:
+        elif control.verb == "hang_up" and control.reason in _ELSEWHERE and self._link is not None:
             self._services.links.detach(self._link, self)
             self.link_lost(self._link, control.reason)
         elif control.verb == "hang_up":

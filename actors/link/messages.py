@@ -122,5 +122,8 @@ HOST_FULL = "full"
 UNREADABLE = "unreadable"
 """The same of an actor that cannot read the call's snapshot: the call needs a host with the code that wrote it."""
 
+FAULT = "failed"
+"""The same of an actor whose code failed on the call: where there is a host of other code, that has it next."""
+
 ToActor = Hello | Attach | CallEvent | CallerAudio | Detach
 ToGateway = Hello | Play | Control | Snapshot

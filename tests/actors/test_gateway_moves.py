@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 from gateway_kit import FakeHost, agent_audio, running, silence, until, voice
 
-from actors.link.messages import HANDED_OVER, UNREADABLE, Attach, Control, Play, Snapshot
+from actors.link.messages import FAULT, HANDED_OVER, UNREADABLE, Attach, Control, Play, Snapshot
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import ClausePlayed, DtmfReceived, SpeechPaused, SpeechStarted
 
@@ -78,7 +79,8 @@ async def test_an_actor_that_cannot_be_reached_leaves_the_call_where_it_is(tmp_p
         await bench.host.wait_event(caller.call_id, ClausePlayed)
 
 
-async def test_an_actor_that_cannot_read_the_call_gives_it_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("why", [UNREADABLE, FAULT])
+async def test_an_actor_that_cannot_go_on_with_the_call_gives_it_back(tmp_path: Path, why: str) -> None:
     async with running(tmp_path, hosts=2) as bench:
         first, second = bench.dispatcher.hosts
         caller = await bench.call()
@@ -87,7 +89,7 @@ async def test_an_actor_that_cannot_read_the_call_gives_it_back(tmp_path: Path) 
         move = asyncio.create_task(bench.gateway.move_call(caller.call_id, second.address))
         await attached(second, caller.call_id)
         bench.dispatcher.hosts.reverse()
-        second.send(Control(caller.call_id, 2, "hang_up", reason=UNREADABLE))
+        second.send(Control(caller.call_id, 2, "hang_up", reason=why))
         again = await attached(first, caller.call_id, 2)
         assert (again.epoch, again.snapshot) == (3, b"state")
         assert await move in ("", first.host_id)

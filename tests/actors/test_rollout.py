@@ -11,6 +11,7 @@ from test_dispatcher import Clock, FakeCluster, FakeHost, context_of, live
 
 from actors.dispatch import rollout
 from actors.dispatch.dispatcher import Dispatcher
+from actors.link.messages import FAULT
 from configs import runtime
 from configs.runtime import CodeVersion
 from voice_agent.errors import CapacityError, ProtocolError
@@ -171,6 +172,23 @@ async def test_code_that_cannot_read_a_call_gives_it_back(stack):
     assert len(cluster.moves) == 1
     assert await dispatcher.call_state("CA1") == "live"
     assert await dispatcher.call_state("CA2") == "live"
+
+
+async def test_code_that_fails_on_a_call_gives_it_back(stack):
+    dispatcher, cluster = stack
+    await calls_on(dispatcher, cluster, "CA1")
+    await dispatcher.deploy(wanted(dispatcher), 5.0, 1.0)
+    await reached(dispatcher, lambda _: cluster.moves)
+    call_id, host_id = cluster.moves[0]
+    del cluster.living[host_id].calls[call_id]
+    address = await dispatcher.replace(call_id, host_id, FAULT)
+    status = await phase(dispatcher, "failed", "done")
+    assert status["rollout"]["phase"] == "failed"
+    assert "failed on the first call" in status["rollout"]["why"]
+    assert status["hosts"][address.host_id]["code"] == 1
+    assert codes(status) == {1}
+    with pytest.raises(ProtocolError, match="no other code"):
+        await dispatcher.replace(call_id, address.host_id, FAULT)
 
 
 async def test_a_canary_whose_actor_dies_ends_the_deploy(stack):

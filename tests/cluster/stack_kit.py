@@ -1,7 +1,8 @@
-"""``voice-agent up`` with simulated engines in a child process, for tests."""
+"""``voice-agent up`` with simulated engines in a child process, and emulated calls to it, for tests."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,18 +10,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from cluster import processes
+from cluster.api import Api
+from loadtest.carrier import CallTarget
+from loadtest.place import CallOutcome, place_call, place_calls
+from loadtest.script import CallerScript, Step
+from voice_agent.errors import EngineUnavailableError
 
 # Ceilings, for a machine that others use as well: what is waited for ends the wait.
 START_WITHIN_S = 500.0
 END_WITHIN_S = 200.0
+QUESTION = "Where is your shop?"
 
 
 @dataclass
@@ -111,3 +119,93 @@ def launched(tmp_path: Path, **more: object) -> Iterator[Up]:
         process.kill()
         process.wait()
         stack.left()
+
+
+@dataclass
+class Line:
+    """A running stack, and the way to call it."""
+
+    api: Api
+    target: CallTarget
+    folder: Path
+
+    def place(self, name: str, *steps: Any) -> CallOutcome:
+        script = CallerScript(name, steps, max_call_ms=60_000)
+        try:
+            return asyncio.run(place_call(self.target, script, self.folder / name))
+        except EngineUnavailableError as error:
+            pytest.skip(str(error))
+
+    def ended(self, call_sid: str) -> dict[str, Any]:
+        """The call as Postgres has it, once it is recorded as over."""
+        return self.until(lambda: self._call(call_sid), lambda call: call.get("ended_at") is not None)
+
+    def idle(self) -> dict[str, Any]:
+        """The state of the stack, once no part of it holds anything of a call."""
+        return self.until(lambda: self.api.get("/api/status"), lambda status: not any(_held(status).values()))
+
+    def _call(self, call_sid: str) -> dict[str, Any]:
+        known = [call["call_id"] for call in self.api.get("/api/calls")["calls"]]
+        return self.api.get(f"/api/calls/{call_sid}") if call_sid in known else {}
+
+    @staticmethod
+    def until(ask: Callable[[], dict[str, Any]], good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline_s = time.monotonic() + END_WITHIN_S
+        while not good(answer := ask()):
+            assert time.monotonic() < deadline_s, answer
+            time.sleep(0.2)
+        return answer
+
+
+def _held(status: dict[str, Any]) -> dict[str, Any]:
+    """What is held of calls, by who holds it."""
+    dispatcher = status["dispatcher"]
+    held = {f"dispatcher {key}": dispatcher[key] for key in ("live", "reserved")}
+    for host_id, host in dispatcher["hosts"].items():
+        held |= {f"{host_id} {key}": host[key] for key in ("calls", "orphans", "tasks", "open_requests")}
+    for gateway_id, gateway in status["gateways"].items():
+        held |= {f"{gateway_id} {key}": gateway[key] for key in ("calls", "sockets", "tasks", "attached")}
+    return held
+
+
+class Talk(Sequence[Step]):
+    """The same question again and again, until it is over; then the last steps, of which the last hangs up."""
+
+    def __init__(self, over: threading.Event, question: Step, *last: Step) -> None:
+        self._over, self._question, self._last = over, question, last
+        self._last_from: int | None = None
+
+    def __len__(self) -> int:
+        return 1_000
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._last_from is None and self._over.is_set():
+            self._last_from = index
+        return self._question if self._last_from is None else self._last[index - self._last_from]
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter((self._question, *self._last))
+
+
+class Calls(threading.Thread):
+    """Emulated calls beside the test."""
+
+    def __init__(self, line: Line, name: str, *steps: Any) -> None:
+        super().__init__(daemon=True)
+        self._scripts = [CallerScript(f"{name} {n}", some, max_call_ms=600_000) for n, some in enumerate(steps)]
+        self._line, self._folder = line, line.folder / name
+        self.outcomes: list[CallOutcome] = []
+
+    def run(self) -> None:
+        self.outcomes = asyncio.run(place_calls(self._line.target, self._scripts, self._folder, 1.0))
+
+
+def turns_of(line: Line, call_id: str) -> list[dict[str, Any]]:
+    call = line.ended(call_id)
+    assert call["end_reason"] in ("caller_hung_up", "silence")
+    assert call["turns"] == len(call["turn_records"])
+    return list(call["turn_records"])
+
+
+def live(line: Line) -> dict[str, Any]:
+    return dict(line.api.get("/api/status")["dispatcher"])

@@ -4,84 +4,31 @@ recorded and left of them, a deploy and a frozen actor under calls, and that not
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from stack_kit import END_WITHIN_S, Up, launched
+from stack_kit import END_WITHIN_S, QUESTION, Calls, Line, Talk, Up, launched, live, turns_of
 
 from cluster import code, forking, statefile
 from cluster.api import Api
 from cluster.commands.call import target_of
-from loadtest.carrier import CallTarget
-from loadtest.place import CallOutcome, place_call, place_calls
-from loadtest.script import After, AgentSilent, CallerScript, HangUp, Say, Step
-from voice_agent.errors import EngineUnavailableError
+from loadtest.script import After, AgentSilent, HangUp, Say
 
 pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.audio, pytest.mark.timeout(900)]
 
-_WITHIN_S = 200.0
-_QUESTION = "Where is your shop?"
+_ANSWER = "def answer(self, memory: Memory, caller: CallerInput) -> Plan:\n"
+_WRONG = _ANSWER + '        raise RuntimeError("this version is wrong")\n'
 _OLD, _NEW = "return self._phrases.reprompt", 'return "This is version two."'
-
-
-@dataclass
-class Line:
-    """A running stack, and the way to call it."""
-
-    api: Api
-    target: CallTarget
-    folder: Path
-
-    def place(self, name: str, *steps: Any) -> CallOutcome:
-        script = CallerScript(name, steps, max_call_ms=60_000)
-        try:
-            return asyncio.run(place_call(self.target, script, self.folder / name))
-        except EngineUnavailableError as error:
-            pytest.skip(str(error))
-
-    def ended(self, call_sid: str) -> dict[str, Any]:
-        """The call as Postgres has it, once it is recorded as over."""
-        return self.until(lambda: self._call(call_sid), lambda call: call.get("ended_at") is not None)
-
-    def idle(self) -> dict[str, Any]:
-        """The state of the stack, once no part of it holds anything of a call."""
-        return self.until(lambda: self.api.get("/api/status"), lambda status: not any(_held(status).values()))
-
-    def _call(self, call_sid: str) -> dict[str, Any]:
-        known = [call["call_id"] for call in self.api.get("/api/calls")["calls"]]
-        return self.api.get(f"/api/calls/{call_sid}") if call_sid in known else {}
-
-    @staticmethod
-    def until(ask: Callable[[], dict[str, Any]], good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline_s = time.monotonic() + _WITHIN_S
-        while not good(answer := ask()):
-            assert time.monotonic() < deadline_s, answer
-            time.sleep(0.2)
-        return answer
-
-
-def _held(status: dict[str, Any]) -> dict[str, Any]:
-    """What is held of calls, by who holds it."""
-    dispatcher = status["dispatcher"]
-    held = {f"dispatcher {key}": dispatcher[key] for key in ("live", "reserved")}
-    for host_id, host in dispatcher["hosts"].items():
-        held |= {f"{host_id} {key}": host[key] for key in ("calls", "orphans", "tasks", "open_requests")}
-    for gateway_id, gateway in status["gateways"].items():
-        held |= {f"{gateway_id} {key}": gateway[key] for key in ("calls", "sockets", "tasks", "attached")}
-    return held
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +78,7 @@ def test_a_stack_tells_what_it_is_but_no_secret(up: Up, ready: dict[str, Any], l
 
 
 def test_a_call_is_answered_recorded_and_gone(line: Line) -> None:
-    outcome = line.place("whole", Say(_QUESTION, AgentSilent(600)), HangUp(AgentSilent(500)))
+    outcome = line.place("whole", Say(QUESTION, AgentSilent(600)), HangUp(AgentSilent(500)))
     assert outcome.ok, outcome
     assert (outcome.ended_by, outcome.streams, outcome.unanswered) == ("caller", 1, 0)
     call = line.ended(outcome.call_sid)
@@ -150,7 +97,7 @@ def test_a_call_is_answered_recorded_and_gone(line: Line) -> None:
 
 
 def test_a_call_hung_up_in_the_middle_of_a_word_leaves_nothing(line: Line) -> None:
-    outcome = line.place("cut", Say(_QUESTION, AgentSilent(600), cut_ms=350), HangUp(After(0)))
+    outcome = line.place("cut", Say(QUESTION, AgentSilent(600), cut_ms=350), HangUp(After(0)))
     assert outcome.ok, outcome
     assert outcome.ended_by == "caller"
     call = line.ended(outcome.call_sid)
@@ -162,63 +109,41 @@ def test_a_call_hung_up_in_the_middle_of_a_word_leaves_nothing(line: Line) -> No
     assert status["dispatcher"]["host_deaths"] == 0
 
 
-class Talk(Sequence[Step]):
-    """The same question again and again, until it is over; then the last steps, of which the last hangs up."""
-
-    def __init__(self, over: threading.Event, question: Step, *last: Step) -> None:
-        self._over, self._question, self._last = over, question, last
-        self._last_from: int | None = None
-
-    def __len__(self) -> int:
-        return 1_000
-
-    def __getitem__(self, index: Any) -> Any:
-        if self._last_from is None and self._over.is_set():
-            self._last_from = index
-        return self._question if self._last_from is None else self._last[index - self._last_from]
-
-    def __iter__(self) -> Iterator[Step]:
-        return iter((self._question, *self._last))
+def changed(folder: Path, *changes: tuple[str, str, str]) -> Path:
+    """A copy of the code in which a text of a file is another: (file, old, new)."""
+    code.copy_to(code.root(), folder)
+    for name, old, new in changes:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+    return folder
 
 
-class Calls(threading.Thread):
-    """Emulated calls beside the test."""
-
-    def __init__(self, line: Line, name: str, *steps: Any) -> None:
-        super().__init__(daemon=True)
-        self._scripts = [CallerScript(f"{name} {n}", some, max_call_ms=600_000) for n, some in enumerate(steps)]
-        self._line, self._folder = line, line.folder / name
-        self.outcomes: list[CallOutcome] = []
-
-    def run(self) -> None:
-        self.outcomes = asyncio.run(place_calls(self._line.target, self._scripts, self._folder, 1.0))
+def deploy(line: Line, folder: Path, canary_s: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cluster.cli", "deploy", "--code", str(folder), "--canary-s", str(canary_s)]
+    command += ["--data-dir", str(line.folder / "var")]
+    return subprocess.run(command, capture_output=True, text=True, cwd=line.folder, check=False)
 
 
-def turns_of(line: Line, call_id: str) -> list[dict[str, Any]]:
-    call = line.ended(call_id)
-    assert call["end_reason"] in ("caller_hung_up", "silence")
-    assert call["turns"] == len(call["turn_records"])
-    return list(call["turn_records"])
-
-
-def live(line: Line) -> dict[str, Any]:
-    return dict(line.api.get("/api/status")["dispatcher"])
-
-
-def test_calls_go_on_with_new_code_while_it_is_deployed(line: Line, tmp_path: Path) -> None:
-    new = tmp_path / "code"
-    code.copy_to(code.root(), new)
-    changed = new / "voice_agent" / "director.py"
-    assert _OLD in changed.read_text()
-    changed.write_text(changed.read_text().replace(_OLD, _NEW))
+def test_calls_go_on_while_code_is_deployed_that_cannot_run_and_then_code_that_can(line: Line, tmp_path: Path) -> None:
+    slip = changed(tmp_path / "slip", ("actors/call/actor.py", "import asyncio\n", "import asyncio, no_such_module\n"))
+    wrong = changed(
+        tmp_path / "wrong", *((f"voice_agent/{name}.py", _ANSWER, _WRONG) for name in ("director", "call_director"))
+    )
+    new = changed(tmp_path / "new", ("voice_agent/director.py", _OLD, _NEW))
     over = threading.Event()
-    last = Say(_QUESTION, AgentSilent(5500, 20_000)), HangUp(AgentSilent(500))
-    calls = Calls(line, "deploy", *(Talk(over, Say(_QUESTION, AgentSilent(600)), *last) for _ in range(2)))
+    last = Say(QUESTION, AgentSilent(5500, 20_000)), HangUp(AgentSilent(500))
+    calls = Calls(line, "deploy", *(Talk(over, Say(QUESTION, AgentSilent(600)), *last) for _ in range(2)))
     calls.start()
     line.until(lambda: live(line), lambda status: status["live"] == 2)
-    command = [sys.executable, "-m", "cluster.cli", "deploy", "--code", str(new), "--canary-s", "1"]
-    command += ["--data-dir", str(line.folder / "var")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=line.folder, check=False)
+    for folder, canary_s, why in ((slip, 1.0, "does not import"), (wrong, 60.0, "failed on the first call")):
+        failed = deploy(line, folder, canary_s)
+        assert failed.returncode == 1, failed.stderr
+        assert why in " ".join(failed.stderr.split())
+        now = live(line)
+        assert (now["live"], now["code"]["number"]) == (2, 1)
+        assert {host["code"] for host in now["hosts"].values()} == {1}
+    done = deploy(line, new, 1.0)
     over.set()
     assert done.returncode == 0, done.stderr
     assert live(line)["rollout"]["moved"] == 2, done.stderr
@@ -236,7 +161,7 @@ def test_calls_go_on_with_new_code_while_it_is_deployed(line: Line, tmp_path: Pa
 
 
 def test_a_call_of_a_frozen_actor_goes_on_at_another(line: Line) -> None:
-    questions = tuple(Say(_QUESTION, AgentSilent(600)) for _ in range(3))
+    questions = tuple(Say(QUESTION, AgentSilent(600)) for _ in range(3))
     calls = Calls(line, "frozen", (*questions, HangUp(AgentSilent(500))))
     calls.start()
     status = line.until(lambda: live(line), lambda now: any(host["calls"] for host in now["hosts"].values()))

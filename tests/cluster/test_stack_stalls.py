@@ -13,8 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from stack_kit import launched
-from test_stack_calls import _QUESTION, Line
+from stack_kit import QUESTION, Line, launched
 
 from cluster import statefile
 from cluster.api import Api
@@ -58,7 +57,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
 
 
 def ask(line: Line, name: str) -> list[dict[str, object]]:
-    outcome = line.place(name, Say(_QUESTION, AgentSilent(600)), HangUp(AgentSilent(2500)))
+    outcome = line.place(name, Say(QUESTION, AgentSilent(600)), HangUp(AgentSilent(2500)))
     assert outcome.ok, outcome
     return list(line.ended(outcome.call_sid)["turn_records"])
 
@@ -116,7 +115,7 @@ def test_a_voice_that_is_stopped_is_gone_round_and_asked_again_once_it_goes_on(l
     assert line.until(lambda: stages(line), bool)["tts"]["replicas"] == {}
     os.kill(victim.pid, signal.SIGSTOP)
     try:
-        steps = [Say(_QUESTION, AgentSilent(600)) for _ in range(3)]
+        steps = [Say(QUESTION, AgentSilent(600)) for _ in range(3)]
         outcome = line.place("one stopped", *steps, HangUp(AgentSilent(1500)))
         states = line.until(lambda: avoided(line), bool)
     finally:

@@ -16,8 +16,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from stack_kit import launched
-from test_stack_calls import Line
+from stack_kit import Line, launched
 
 from cluster import statefile
 from cluster.api import Api
