@@ -44,9 +44,10 @@ def _frame_pairs(audio: bytes, noise: bytes, words: bool) -> tuple[tuple[bytes, 
 
 
 @lru_cache(maxsize=1024)
-def _loud_frames_end(line: tuple[tuple[bytes, bytes], ...]) -> int:
-    """How many frames there are up to the last loud one."""
-    return next((at for at in range(len(line), 0, -1) if is_loud(line[at - 1][1])), 0)
+def _loud_end_ms(line: tuple[tuple[bytes, bytes], ...]) -> int:
+    """Where the sound of a line ends, in steps of half a frame."""
+    halves = [half for _, clean in line for half in (clean[: FRAME_BYTES // 2], clean[FRAME_BYTES // 2 :])]
+    return next((at for at in range(len(halves), 0, -1) if is_loud(halves[at - 1])), 0) * FRAME_MS // 2
 
 
 def is_loud(frame: bytes) -> bool:
@@ -208,7 +209,7 @@ class ScriptedCaller:
         line = self._lines[step.text, step.voice or self.script.voice]
         self._speech, self._at = line[: step.cut_ms // FRAME_MS or len(line)], 0
         over = self._ear.onset_ms is not None and self._ear.silent_ms <= 2 * FRAME_MS
-        self._own_loud_ms = 0 if over else start_ms + FRAME_MS * _loud_frames_end(self._speech)
+        self._own_loud_ms = 0 if over else start_ms + _loud_end_ms(self._speech)
         return CallerAction(self._speak())
 
     def _is_time(self, when: When) -> bool:

@@ -1,15 +1,15 @@
 """Latency as the caller hears it, from the two channels of the recording and nothing else.
 
-A frame is 20 ms; it is loud above ``LOUD_DBFS``. A stretch of speech is loud frames with holes of up to 500 ms (pauses
-between clauses are longer in dialog and shorter in speech). A single loud frame is a click and is left out, unless
-other loud frames are so near that it belongs to their words: the burst of the last consonant of "shop" comes 130 ms
-after the vowel.
+Sound is looked at in steps of 5 ms; a step is loud above ``LOUD_DBFS``. A stretch of speech is loud steps with holes
+of up to 500 ms (pauses between clauses are longer in dialog and shorter in speech). Up to four loud steps alone are a
+click and are left out, unless others are so near that they belong to their words: the burst of the last consonant of
+"shop" comes 130 ms after the vowel. It lasts 8 ms: in steps of 20 ms it is loud or not by where they happen to begin.
 
-* **Voice-to-voice**: from the end of the caller's last loud frame to the beginning of the agent's first loud frame
+* **Voice-to-voice**: from the end of the caller's last loud step to the beginning of the agent's first loud step
   after it. Only stretches of the caller that the agent answers count: the agent is silent when the caller stops, and
   speaks before the caller does again.
 * **Barge-in**: the caller starts while the agent is speaking, and the agent falls silent (for 300 ms or more) while the
-  caller speaks or within 2 s of it. From the beginning of the caller's first loud frame to the end of the agent's last.
+  caller speaks or within 2 s of it. From the beginning of the caller's first loud step to the end of the agent's last.
   By audio alone, an agent that happens to end its sentence there looks the same.
 
 The caller's channel is at the mouth: a frame is sent 20 ms after it begins, so packetisation is part of the figures.
@@ -25,23 +25,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.caller import LOUD_DBFS
-from loadtest.playout import FRAME_BYTES, FRAME_MS, Underrun
+from loadtest.playout import FRAME_MS, Underrun
 from voice_agent.audio.g711 import mulaw_decode
 from voice_agent.audio.levels import loud_frames
 
+STEP_MS = 5
+_STEP_SAMPLES = 40
 _SPEECH_HOLE_MS = 500
 _SILENT_AGENT_MS = 300
 _YIELD_MS = 2000
-_CLICK_FRAMES = 1
-_BURST_FRAMES = 10
-"""A single loud frame that is no further than this from others is part of a word."""
+_CLICK_STEPS = 4
+_BURST_STEPS = 40
+"""A click that is no further than this from other sound is part of a word."""
 _NEAR_FRAMES = 3
 _POWER = np.square(mulaw_decode(bytes(range(256))).astype(np.float32) / 32768.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Somebody speaks from ``start_ms`` (inclusive) to ``end_ms`` (the end of the last loud frame)."""
+    """Somebody speaks from ``start_ms`` (inclusive) to ``end_ms`` (the end of the last loud step)."""
 
     start_ms: int
     end_ms: int
@@ -98,7 +100,7 @@ class CallMeasures:
     """One call as heard.
 
     Attributes:
-        greeting_ms: from answering to the agent's first loud frame; None when it never spoke.
+        greeting_ms: from answering to the agent's first loud step; None when it never spoke.
         starved: holes inside a clause (see ``playout.Underrun``), known from the emulator's buffer, not from audio.
         starved_late: those of them that are not counted in ``starved``, since the generator was late by a frame or more
             just then: what came in time may have been read too late.
@@ -144,8 +146,8 @@ def measure(
 ) -> CallMeasures:
     """Measure one call; both channels int16 mono 8 kHz on one clock."""
     return measure_loud(
-        loud_frames(caller, FRAME_BYTES, LOUD_DBFS),
-        loud_frames(agent, FRAME_BYTES, LOUD_DBFS),
+        loud_frames(caller, _STEP_SAMPLES, LOUD_DBFS),
+        loud_frames(agent, _STEP_SAMPLES, LOUD_DBFS),
         underruns=underruns,
         lateness_ms=lateness_ms,
     )
@@ -158,7 +160,7 @@ def measure_loud(
     underruns: Sequence[Underrun] = (),
     lateness_ms: Sequence[float] = (),
 ) -> CallMeasures:
-    """Measure one call by which frames of 20 ms are loud; both channels on one clock, shape (frames,)."""
+    """Measure one call by which steps of ``STEP_MS`` are loud; both channels on one clock, shape (steps,)."""
     starved = [hole for hole in underruns if hole.starved]
     spoken = _stretches(caller, _SPEECH_HOLE_MS)
     heard = _stretches(agent, _SPEECH_HOLE_MS)
@@ -172,7 +174,7 @@ def measure_loud(
             hole for hole in underruns if not hole.starved and not hole.cleared and hole.gap_ms < _SHORT_PAUSE_MS
         ),
         lateness_ms=Percentiles.of(lateness_ms),
-        duration_ms=max(len(caller), len(agent)) * FRAME_MS,
+        duration_ms=max(len(caller), len(agent)) * STEP_MS,
     )
 
 
@@ -182,29 +184,29 @@ def _late_near(hole: Underrun, lateness_ms: Sequence[float]) -> bool:
 
 
 def loud_mulaw(audio: bytes | bytearray) -> NDArray[np.bool_]:
-    """Which frames of 20 ms of mu-law 8 kHz are loud: bool, shape (len(audio) // 160,)."""
-    frames = len(audio) // FRAME_BYTES
-    power = _POWER[np.frombuffer(audio, dtype=np.uint8, count=frames * FRAME_BYTES)].reshape(frames, FRAME_BYTES)
+    """Which steps of ``STEP_MS`` of mu-law 8 kHz are loud: bool, shape (len(audio) // 40,)."""
+    steps = len(audio) // _STEP_SAMPLES
+    power = _POWER[np.frombuffer(audio, dtype=np.uint8, count=steps * _STEP_SAMPLES)].reshape(steps, _STEP_SAMPLES)
     loud: NDArray[np.bool_] = power.mean(axis=1) > 10.0 ** (LOUD_DBFS / 10.0)
     return loud
 
 
 def stretches(audio: NDArray[np.int16], hole_ms: int) -> list[Stretch]:
     """Stretches of speech in int16 mono 8 kHz; holes of up to ``hole_ms`` are part of one."""
-    return _stretches(loud_frames(audio, FRAME_BYTES, LOUD_DBFS), hole_ms)
+    return _stretches(loud_frames(audio, _STEP_SAMPLES, LOUD_DBFS), hole_ms)
 
 
 def _stretches(loud: NDArray[np.bool_], hole_ms: int) -> list[Stretch]:
     edges = np.flatnonzero(np.diff(loud.astype(np.int8), prepend=0, append=0))
     runs = edges.reshape(-1, 2)
     holes = np.concatenate(([len(loud)], runs[1:, 0] - runs[:-1, 1], [len(loud)]))
-    near = np.minimum(holes[:-1], holes[1:]) <= _BURST_FRAMES
+    near = np.minimum(holes[:-1], holes[1:]) <= _BURST_STEPS
     found: list[Stretch] = []
-    for start, end in runs[near | (runs[:, 1] - runs[:, 0] > _CLICK_FRAMES)].tolist():
-        if found and start * FRAME_MS - found[-1].end_ms <= hole_ms:
-            found[-1] = Stretch(found[-1].start_ms, end * FRAME_MS)
+    for start, end in runs[near | (runs[:, 1] - runs[:, 0] > _CLICK_STEPS)].tolist():
+        if found and start * STEP_MS - found[-1].end_ms <= hole_ms:
+            found[-1] = Stretch(found[-1].start_ms, end * STEP_MS)
         else:
-            found.append(Stretch(start * FRAME_MS, end * FRAME_MS))
+            found.append(Stretch(start * STEP_MS, end * STEP_MS))
     return found
 
 

@@ -19,7 +19,7 @@ def channel(total_ms, *parts, noise=0):
     return audio.astype(np.int16)
 
 
-def test_voice_to_voice_is_last_loud_frame_to_first_loud_frame():
+def test_voice_to_voice_is_last_loud_step_to_first_loud_step():
     caller = channel(6000, (1000, 2000), (4000, 4500))
     agent = channel(6000, (100, 700), (2460, 3300), (5260, 5900))
     found = measure(caller, agent)
@@ -41,6 +41,14 @@ def test_the_burst_of_a_last_consonant_ends_the_words_and_a_click_alone_does_not
     agent = channel(6000, (3000, 4000))
     assert [turn.v2v_ms for turn in measure(channel(6000, (1000, 2000), (2120, 2140)), agent).turns] == [860]
     assert [turn.v2v_ms for turn in measure(channel(6000, (1000, 2000), (2400, 2420)), agent).turns] == [1000]
+
+
+@pytest.mark.parametrize("at_ms", range(2120, 2140, 2))
+def test_a_soft_burst_of_8_ms_is_heard_wherever_it_begins(at_ms):
+    caller = channel(6000, (1000, 2000))
+    burst = channel(6000, (at_ms, at_ms + 8)) // 16  # -41 dBFS; over 20 ms it is -45
+    latency_ms = measure(caller + burst, channel(6000, (3000, 4000))).turns[0].v2v_ms
+    assert 0 <= 3000 - (at_ms + 8) - latency_ms + 10 <= 20
 
 
 def test_a_pause_inside_the_callers_words_belongs_to_them():
