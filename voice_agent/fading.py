@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_SAMPLES_PER_MS = 8
+SAMPLES_PER_MS = 8
 
 PEAK_DECAY_DB = 0.3
 """Per window of speech: who turns away from the telephone is followed within some seconds."""
@@ -40,19 +40,36 @@ class Voice:
     """How loud the caller's voice is against its own loudest in this stretch of speech.
 
     A fall is told once. Sound, however soft, ends it, so that the next is told too: more words may be known by then.
-    Durations count samples.
+    While a voice is low its next frames may be taken one by one, ahead of their window. Durations count samples.
     """
 
     def __init__(self, settings: FadeSettings, window_samples: int) -> None:
         self._settings = settings
         self._window = window_samples
+        self._frame = 0
         self.begins(0)
 
     def begins(self, position: int) -> None:
         """Speech begins, or goes on after a pause."""
         self._since, self._loudest_db = position, -90.0
-        self._soft = self._low = self._risen = 0
+        self._soft = self._low = self._risen = self._ahead = 0
         self._faded = self._told = False
+
+    @property
+    def falling(self) -> bool:
+        """It is low, and may turn out to fall before the window is full."""
+        return self._low > 0 and not self._told
+
+    @property
+    def ahead(self) -> int:
+        """Samples of the next window that were taken already."""
+        return self._ahead
+
+    def goes_on_to(self, frames_db: Sequence[float], position: int, loud_db: float) -> bool:
+        """Take the next frames, up to ``position``, ahead of their window: whether the voice has faded."""
+        self._ahead += len(frames_db) * self._frame
+        self._follow(frames_db, loud_db)
+        return self._fades(position)
 
     def goes_on(self, frames_db: Sequence[float], position: int, loud_db: float) -> bool | None:
         """Take a window. True: the voice has faded; False: it has risen again; None: nothing to tell.
@@ -64,14 +81,19 @@ class Voice:
         """
         loudest_db = max(frames_db)
         self._loudest_db = max(self._loudest_db - PEAK_DECAY_DB, loudest_db)
-        self._follow(frames_db, loud_db)
+        self._frame = self._window // len(frames_db)
+        self._follow(frames_db[self._ahead // self._frame :], loud_db)
+        self._ahead = 0
         if self._faded and self._has_risen(loudest_db):
             self._faded, self._risen = False, 0
             return False
+        return True if self._fades(position) else None
+
+    def _fades(self, position: int) -> bool:
         if self._told or not self._has_fallen():
-            return None
-        if position - self._since < self._settings.after_ms * _SAMPLES_PER_MS:
-            return None
+            return False
+        if position - self._since < self._settings.after_ms * SAMPLES_PER_MS:
+            return False
         self._faded = self._told = True
         return True
 
@@ -79,18 +101,17 @@ class Voice:
         """For how long it has been soft, and low."""
         low_db = max(self._loudest_db - self._settings.low_db, loud_db)
         soft_db = self._loudest_db - self._settings.soft_db
-        step = self._window // len(frames_db)
         for level in frames_db:
             if level < low_db:
-                self._low += step
+                self._low += self._frame
             else:
                 self._low, self._told = 0, False
-                self._soft = self._soft + step if level < soft_db else 0
+                self._soft = self._soft + self._frame if level < soft_db else 0
 
     def _has_fallen(self) -> bool:
         settings = self._settings
-        died_away = self._soft >= settings.dying_ms * _SAMPLES_PER_MS
-        return self._low >= (settings.died_ms if died_away else settings.cut_ms) * _SAMPLES_PER_MS
+        died_away = self._soft >= settings.dying_ms * SAMPLES_PER_MS
+        return self._low >= (settings.died_ms if died_away else settings.cut_ms) * SAMPLES_PER_MS
 
     def _has_risen(self, loudest_db: float) -> bool:
         near = loudest_db >= self._loudest_db - self._settings.rise_db

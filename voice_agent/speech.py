@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from voice_agent.fading import PEAK_DECAY_DB, FadeSettings, Voice
-
-SAMPLES_PER_MS = 8
+from voice_agent.fading import SAMPLES_PER_MS as SAMPLES_PER_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +120,19 @@ class SpeechSegmenter:
         return self._position
 
     @property
+    def heard_to(self) -> int:
+        """Behind the last sample whose level was taken: ``position``, or further while the voice is ``falling``."""
+        return self._position + (self._voice.ahead if self._speaking else 0)
+
+    @property
     def speaking(self) -> bool:
         """Between an onset and its pause."""
         return self._speaking
+
+    @property
+    def falling(self) -> bool:
+        """The voice is low: ``accept_levels`` may tell of a fall before the next window is full."""
+        return self._speaking and self._open is not None and self._voice.falling
 
     @property
     def utterance(self) -> int | None:
@@ -157,6 +166,17 @@ class SpeechSegmenter:
         if self._speaking:
             return self._while_speaking(active, window)
         return self._while_silent(active, playing)
+
+    def accept_levels(self, frames_db: Sequence[float], frame_samples: int) -> SpeechFade | None:
+        """Take the levels of the next frames of a window that is not full yet; only while ``falling``.
+
+        Args:
+            frames_db: in dBFS, of frames as ``accept`` gets them, from ``heard_to`` on.
+            frame_samples: length of each.
+        """
+        position = self.heard_to + len(frames_db) * frame_samples
+        faded = self._voice.goes_on_to(frames_db, position, self._loud_db())
+        return SpeechFade(self._open) if faded and self._open is not None else None
 
     def _active(self, probability: float, frames_db: Sequence[float]) -> bool:
         settings = self._settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from actors.gateway.vad_batch import VadBatch
+from actors.gateway.vad_batch import FRAMES_PER_WINDOW, VadBatch, levels_db
 from configs.settings import MediaSettings
 from voice_agent.dialog.events import Event, SpeechFaded, SpeechPaused, SpeechResumed, SpeechRose, SpeechStarted
 from voice_agent.echo import EchoGuard
@@ -52,6 +52,7 @@ class CallerEar:
         self._owner = owner
         self._vad = vad
         self._window = vad.window_samples
+        self._frame = self._window // FRAMES_PER_WINDOW
         self._piece = media.upload_ms * SAMPLES_PER_MS
         self._judged_to = 0
         self._segmenter = SpeechSegmenter(
@@ -89,6 +90,8 @@ class CallerEar:
         if end - self._judged_to >= self._window:
             self._clock.arrived(end, self._owner.now_ms)
             self._vad.submit(self)
+        elif self._segmenter.falling:
+            self._listen_ahead()
 
     def agent_says(self, heard_at_ms: int, audio: bytes) -> None:
         """The agent's audio, mu-law 8 kHz, that the caller hears from then on: its echo is no speech."""
@@ -164,6 +167,18 @@ class CallerEar:
         if segmenter.speaking and segmenter.utterance is not None:
             for offset, audio in self._store.take(segmenter.position, self._piece):
                 self._owner.upload(segmenter.utterance, offset, audio)
+        if segmenter.falling and not self.has_window():
+            self._listen_ahead()
+
+    def _listen_ahead(self) -> None:
+        """The voice is low: look at each packet, for what a whole window would tell comes up to 30 ms later."""
+        begin = self._segmenter.heard_to
+        frames = (self._store.end - begin) // self._frame
+        if frames:
+            levels = levels_db(self._store.window(begin, frames * self._frame), frames)
+            fade = self._segmenter.accept_levels(levels, self._frame)
+            if fade is not None:
+                self._faded(fade)
 
     def _tell(self, signal: SpeechSignal) -> None:
         if isinstance(signal, SpeechOnset):
@@ -187,7 +202,7 @@ class CallerEar:
 
     def _faded(self, fade: SpeechFade) -> None:
         """As at a pause: the words so far are those of all that was heard."""
-        for offset, audio in self._store.rest(self._segmenter.position):
+        for offset, audio in self._store.rest(self._segmenter.heard_to):
             self._owner.upload(fade.utterance, offset, audio)
         self._owner.event(SpeechFaded(fade.utterance))
 

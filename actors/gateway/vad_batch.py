@@ -142,7 +142,7 @@ class VadBatch:
 
     def _judge(self, sources: list[VadSource], windows: list[bytes]) -> None:
         count, statistics = len(sources), self.statistics
-        levels = _levels_db(b"".join(windows), count)
+        levels: list[list[float]] = levels_db(b"".join(windows), count, FRAMES_PER_WINDOW)
         asked = [n for n, frames_db in enumerate(levels) if _worth_asking(sources[n], max(frames_db))]
         probabilities = [0.0] * count
         if asked:
@@ -173,11 +173,14 @@ class VadBatch:
         self.statistics.inference_s += time.perf_counter() - began_s
 
 
-def _levels_db(audio: bytes, count: int) -> list[list[float]]:
-    """Level of each frame of ``count`` windows. By a table of powers: most windows are needed for nothing else."""
-    power = _POWER.take(np.frombuffer(audio, dtype=np.uint8)).reshape(count, FRAMES_PER_WINDOW, -1)
-    mean = np.add.reduce(power, axis=2) / power.shape[2]
-    levels: list[list[float]] = (10.0 * np.log10(np.maximum(mean, _SILENT_POWER))).tolist()
+def levels_db(audio: bytes, *frames: int) -> list[Any]:
+    """Levels in dBFS of equal frames of mu-law audio, nested lists of the shape ``frames``.
+
+    By a table of powers: most windows are needed for nothing else.
+    """
+    power = _POWER.take(np.frombuffer(audio, dtype=np.uint8)).reshape(*frames, -1)
+    mean = np.add.reduce(power, axis=-1) / power.shape[-1]
+    levels: list[Any] = (10.0 * np.log10(np.maximum(mean, _SILENT_POWER))).tolist()
     return levels
 
 

@@ -95,6 +95,45 @@ def test_a_fall_is_told_once_and_again_behind_any_sound() -> None:
     assert falling(LOW, LOW, burst, LOW) == [None, SpeechFade(1), None, SpeechFade(1)]
 
 
+def test_a_low_voice_fades_within_a_window_and_that_is_told_once() -> None:
+    segmenter = make(fade=FadeSettings(after_ms=300))
+    feed(segmenter, "#" * 10)
+    assert not segmenter.falling
+    segmenter.accept(0.9, LOW, playing=False)
+    assert segmenter.falling
+    position = segmenter.position
+    assert segmenter.accept_levels(LOW[:1], 64) is None, "40 ms may be a closure"
+    assert segmenter.accept_levels(LOW[:1], 64) == SpeechFade(1)
+    assert (segmenter.heard_to, segmenter.falling) == (position + 128, False)
+    assert segmenter.accept(0.9, LOW, playing=False) is None
+    assert segmenter.heard_to == segmenter.position == position + WINDOW
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from([-20.0, -34.0, -49.0, -70.0]), min_size=4, max_size=4), st.integers(0, 3))
+    )
+)
+def test_what_is_taken_ahead_counts_once(windows: list[tuple[list[float], int]]) -> None:
+    """With looks into windows that are not full, no fall is missed, told later, or told twice."""
+    whole, eager = (make(fade=FadeSettings(after_ms=0)) for _ in range(2))
+    for segmenter in (whole, eager):
+        feed(segmenter, "##")
+    told = False
+    for levels, looks in windows:
+        sooner = []
+        for frame in levels[:looks]:
+            if eager.falling:
+                sooner.append(eager.accept_levels([frame], 64))
+        signals = [signal for signal in (*sooner, eager.accept(0.9, levels, playing=False)) if signal is not None]
+        told = told or SpeechFade(1) in signals
+        if whole.accept(0.9, levels, playing=False) == SpeechFade(1):
+            assert told
+        if levels[-1] >= -34.0:
+            told = False
+        assert sum(isinstance(signal, SpeechFade) for signal in signals) <= 1
+
+
 def test_a_voice_that_faded_has_risen_when_it_goes_on_and_not_at_the_burst_of_a_consonant() -> None:
     assert falling(LOW, LOW, LOUD, LOW) == [None, SpeechFade(1), None, None]
     assert falling(LOW, LOW, LOUD, LOUD, LOUD) == [None, SpeechFade(1), None, SpeechRise(1), None]
