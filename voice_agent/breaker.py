@@ -67,6 +67,11 @@ class Breaker:
         self._next_probe_ms = now_ms + self._cool_down_ms
         return True
 
+    def unprobed(self, now_ms: int) -> None:
+        """The probe was left before it told anything: the next request may be one."""
+        if self._state is BreakerState.HALF_OPEN:
+            self._state, self._next_probe_ms = BreakerState.OPEN, now_ms
+
     def forget(self) -> None:
         """What went well before says nothing any more."""
         self._outcomes = deque(((at_ms, ok) for at_ms, ok in self._outcomes if not ok), maxlen=OUTCOMES_KEPT)

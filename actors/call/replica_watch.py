@@ -104,14 +104,26 @@ class ReplicaWatch:
 
     # --- from the requests ---
 
-    def succeeded(self, request_id: str) -> None:
-        """The request was answered in time."""
+    def over(self, request_id: str, *, well: bool) -> None:
+        """Nobody waits for the request any more; nothing is kept of it.
+
+        Most replies that are prepared before the caller is done are left in the middle, and what came of them in time
+        speaks for the replica as well.
+
+        Args:
+            request_id: Serve's.
+            well: it was answered in time, to its end or as far as it was wanted. Not well is no fault by itself.
+        """
         key = self._served.pop(request_id, None)
         probe = request_id in self._probes
         self._probes.discard(request_id)
         breaker = self._breakers.get(key) if key is not None else None
-        if key is not None and breaker is not None and breaker.success(self._now_ms(), probe=probe):
+        if key is None or breaker is None:
+            return
+        if well and breaker.success(self._now_ms(), probe=probe):
             logger.info("replica is back", extra={"deployment": key[0], "replica": key[1]})
+        elif probe and not well:
+            breaker.unprobed(self._now_ms())
 
     def failed(self, request_id: str) -> None:
         """The request stalled, or its replica failed or died."""

@@ -203,9 +203,10 @@ class ServePlane:
         response = handle.remote(*arguments)
         deadlines = self._deadlines.get(stage, StageDeadlines())
         self._open += 1
+        well = False
         try:
             answer = await within(response, *self._alarms(response, deadlines.first_s))
-            WATCH.succeeded(response.request_id)
+            well = True
             return answer
         except TimeoutError:
             response.cancel()
@@ -218,6 +219,7 @@ class ServePlane:
             raise self._failed(stage, response, error) from error
         finally:
             self._open -= 1
+            WATCH.over(response.request_id, well=well)
 
     def _alarms(self, response: Any, limit_s: float | None, *, begun: bool = False) -> tuple[Alarm, ...]:
         if limit_s is None:
@@ -258,20 +260,23 @@ class ServePlane:
     async def _stream(self, stage: str, request: Any) -> AsyncGenerator[Any, None]:
         response = self._handles[stage].remote(request)
         self._open += 1
-        over = False
+        over = well = False
         try:
             async for item in self._timed(stage, response):
+                well = True
                 engine = self._health.answered(stage, item.engine)
                 yield item if item.engine == engine else replace(item, engine=engine)
-            over = True
-            WATCH.succeeded(response.request_id)
+            over = well = True
         except TimeoutError:
+            well = False
             kind = ReplicaStalledError if WATCH.another(response.request_id) else DeadlineExceededError
             raise kind(f"{stage}: the replica has stalled") from None
         except Exception as error:
+            well = False
             raise self._failed(stage, response, error) from error
         finally:
             self._open -= 1
+            WATCH.over(response.request_id, well=well)
             if not over:
                 response.cancel()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -58,7 +59,8 @@ class Replica:
         self.cancelled, self.served = 0, []
 
     def remote(self, _):
-        replica = next((name for name in "ab" if not self.watch.avoid(self.deployment, name)), "a")
+        there = sorted(self.watch._known[self.deployment])
+        replica = next((name for name in there if not self.watch.avoid(self.deployment, name)), "a")
         self.served.append(replica)
         request_id = f"r{len(self.served)}"
         self.watch.routed(request_id, self.deployment, replica)
@@ -270,15 +272,51 @@ def test_a_suspect_is_avoided_for_a_while_and_one_that_stalls_often_until_a_prob
     assert watch.wants_probe("Retriever", "a")
     assert not watch.wants_probe("Retriever", "a")
     watch.routed("probe", "Retriever", "a")
-    watch.succeeded("probe")
+    watch.over("probe", well=True)
     assert not watch.avoid("Retriever", "a")
     assert watch.open() == {}
+
+
+@pytest.mark.parametrize(("given", "avoided"), [([SpeechChunk(b"1"), "hang"], False), (["hang"], True)])
+async def test_a_probe_that_is_left_counts_by_what_it_gave_and_the_next_request_may_be_one(watch, given, avoided):
+    watch.configure(DeadlineSettings(faults=1, suspect_s=1.0))
+    watch.routed("r0", "TextToSpeech", "a")
+    watch.failed("r0")
+    watch.clock.now_s += 10
+    assert watch.wants_probe("TextToSpeech", "a")
+    watch.known("TextToSpeech", frozenset("a"))
+    stream = plane_with("tts", Replica(watch, "TextToSpeech", [given])).speak(SpeakRequest("CA1", 1, 0, "hi"))
+    waiting = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await stream.aclose()
+    assert watch.avoid("TextToSpeech", "a") is avoided
+    assert watch.wants_probe("TextToSpeech", "a") is avoided
+
+
+async def test_nothing_is_kept_of_requests_however_they_end(watch):
+    answers = [[SpeechChunk(b"1", last=True)], [SpeechChunk(b"1"), "hang"], [EngineFailedError("no")]]
+    plane = plane_with("tts", Replica(watch, "TextToSpeech", answers))
+    for _ in range(3):
+        stream = plane.speak(SpeakRequest("CA1", 1, 0, "hi"))
+        with suppress(EngineFailedError):
+            await anext(stream)
+        await stream.aclose()
+    watch.known("Retriever", frozenset("a"))
+    plane._handles["retriever"] = Replica(watch, "Retriever", ["hang", SearchResponse(())])
+    asked = asyncio.create_task(plane.search(SearchRequest("CA1", "q")))
+    await asyncio.sleep(0.01)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await plane.search(SearchRequest("CA1", "q"))
+    assert (plane.open_requests, len(watch._served), len(watch._probes)) == (0, 0, 0)
 
 
 def test_a_process_that_gives_no_sign_of_life_is_no_longer_what_it_was_and_is_not_probed_by_a_call(watch):
     for number in range(50):
         watch.routed(f"well{number}", "Retriever", "a")
-        watch.succeeded(f"well{number}")
+        watch.over(f"well{number}", well=True)
     for _ in range(3):
         watch.silent("Retriever", "a")
     assert watch.open() == {"Retriever": {"a": "open"}}
