@@ -140,7 +140,7 @@ def judge_agent(
         _judge_words(verdict, greeting, said.greeting)
         if any(phrase.text == said.greeting and not phrase.whole for phrase in greeting):
             verdict.notes.append(f"of the greeting: {_told(greeting)}")
-    ends = [line.start_ms for line in lines[1:]] + [1 << 31]
+    ends = [*(line.start_ms for line in lines), 1 << 31][1:]
     for line, until_ms in zip(lines, ends, strict=True):
         after = [phrase for phrase in heard if line.start_ms <= phrase.start_ms < until_ms]
         whole = sum(phrase.whole and phrase.text == said.reply for phrase in after)

@@ -42,6 +42,12 @@ def judged(*heard: Phrase, cut_ms: tuple[int, ...] = ()) -> CallVerdict:
     return verdict
 
 
+def test_a_call_in_which_nobody_came_to_speak_is_judged_as_well():
+    verdict = CallVerdict("CA1")
+    judge_agent(verdict, (), (), (500,), SAID)
+    assert (verdict.asked, verdict.answered) == (0, 0)
+
+
 def answer(start_ms: int, *, whole: bool = True, text: str = REPLY) -> Phrase:
     return Phrase(text, start_ms, start_ms + 5000, whole)
 
