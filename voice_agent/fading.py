@@ -46,7 +46,6 @@ class Voice:
     def __init__(self, settings: FadeSettings, window_samples: int) -> None:
         self._settings = settings
         self._window = window_samples
-        self._frame = 0
         self.begins(0)
 
     def begins(self, position: int) -> None:
@@ -65,10 +64,10 @@ class Voice:
         """Samples of the next window that were taken already."""
         return self._ahead
 
-    def goes_on_to(self, frames_db: Sequence[float], position: int, loud_db: float) -> bool:
-        """Take the next frames, up to ``position``, ahead of their window: whether the voice has faded."""
-        self._ahead += len(frames_db) * self._frame
-        self._follow(frames_db, loud_db)
+    def goes_on_ahead(self, frames_db: Sequence[float], frame: int, position: int, loud_db: float) -> bool:
+        """Take the next frames of ``frame`` samples, up to ``position``, ahead of their window: has the voice faded?"""
+        self._ahead += len(frames_db) * frame
+        self._follow(frames_db, frame, loud_db)
         return self._fades(position)
 
     def goes_on(self, frames_db: Sequence[float], position: int, loud_db: float) -> bool | None:
@@ -81,8 +80,8 @@ class Voice:
         """
         loudest_db = max(frames_db)
         self._loudest_db = max(self._loudest_db - PEAK_DECAY_DB, loudest_db)
-        self._frame = self._window // len(frames_db)
-        self._follow(frames_db[self._ahead // self._frame :], loud_db)
+        frame = self._window // len(frames_db)
+        self._follow(frames_db[self._ahead // frame :], frame, loud_db)
         self._ahead = 0
         if self._faded and self._has_risen(loudest_db):
             self._faded, self._risen = False, 0
@@ -97,16 +96,16 @@ class Voice:
         self._faded = self._told = True
         return True
 
-    def _follow(self, frames_db: Sequence[float], loud_db: float) -> None:
+    def _follow(self, frames_db: Sequence[float], frame: int, loud_db: float) -> None:
         """For how long it has been soft, and low."""
         low_db = max(self._loudest_db - self._settings.low_db, loud_db)
         soft_db = self._loudest_db - self._settings.soft_db
         for level in frames_db:
             if level < low_db:
-                self._low += self._frame
+                self._low += frame
             else:
                 self._low, self._told = 0, False
-                self._soft = self._soft + self._frame if level < soft_db else 0
+                self._soft = self._soft + frame if level < soft_db else 0
 
     def _has_fallen(self) -> bool:
         settings = self._settings

@@ -175,7 +175,7 @@ class SpeechSegmenter:
             frame_samples: length of each.
         """
         position = self.heard_to + len(frames_db) * frame_samples
-        faded = self._voice.goes_on_to(frames_db, position, self._loud_db())
+        faded = self._voice.goes_on_ahead(frames_db, frame_samples, position, self._loud_db())
         return SpeechFade(self._open) if faded and self._open is not None else None
 
     def _active(self, probability: float, frames_db: Sequence[float]) -> bool:
