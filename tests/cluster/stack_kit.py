@@ -18,8 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import processes
+from cluster import processes, statefile
 from cluster.api import Api
+from cluster.commands.call import target_of
 from loadtest.carrier import CallTarget
 from loadtest.place import CallOutcome, place_call, place_calls
 from loadtest.script import CallerScript, Step
@@ -55,6 +56,12 @@ class Up:
         assert line, self.said
         ready: dict[str, Any] = json.loads(line)
         return ready
+
+    def let_go(self, within_s: float = 60.0) -> None:
+        """Let go of its leash: it ends by itself, and well."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(timeout=within_s) == 0
 
     def left(self, within_s: float = END_WITHIN_S) -> list[str]:
         """Command lines of processes that carry the mark of this stack and outlive it."""
@@ -198,6 +205,24 @@ class Calls(threading.Thread):
 
     def run(self) -> None:
         self.outcomes = asyncio.run(place_calls(self._line.target, self._scripts, self._folder, 1.0))
+
+
+@contextlib.contextmanager
+def line_to(up: Up) -> Iterator[Line]:
+    """The way to call a stack that is ready."""
+    state = statefile.require(up.data_dir)
+    with Api(state) as api:
+        yield Line(api, target_of(state), up.data_dir.parent)
+
+
+@contextlib.contextmanager
+def called(folder: Path, **more: object) -> Iterator[Line]:
+    """A stack as ``launched`` starts it, once it is ready; afterwards it ends by itself."""
+    with launched(folder, **more) as up:
+        up.ready()
+        with line_to(up) as line:
+            yield line
+        up.let_go()
 
 
 def turns_of(line: Line, call_id: str) -> list[dict[str, Any]]:

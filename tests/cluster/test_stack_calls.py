@@ -17,11 +17,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from stack_kit import END_WITHIN_S, QUESTION, Calls, Line, Talk, Up, launched, live, turns_of
+from stack_kit import END_WITHIN_S, QUESTION, Calls, Line, Talk, Up, launched, line_to, live, turns_of
 
 from cluster import code, forking, statefile
-from cluster.api import Api
-from cluster.commands.call import target_of
 from loadtest.script import After, AgentSilent, HangUp, Say
 
 pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.audio, pytest.mark.timeout(900)]
@@ -47,9 +45,8 @@ def ready(up: Up) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def line(up: Up, ready: dict[str, Any]) -> Iterator[Line]:
     assert ready["ready"] is True
-    state = statefile.require(up.data_dir)
-    with Api(state) as api:
-        yield Line(api, target_of(state), up.data_dir.parent)
+    with line_to(up) as line:
+        yield line
 
 
 def test_a_stack_tells_what_it_is_but_no_secret(up: Up, ready: dict[str, Any], line: Line) -> None:
@@ -184,9 +181,7 @@ def test_a_call_of_a_frozen_actor_goes_on_at_another(line: Line) -> None:
 
 
 def test_it_ends_with_its_leash_and_leaves_nothing_but_logs(up: Up, ready: dict[str, Any]) -> None:
-    assert up.process.stdin is not None
-    up.process.stdin.close()
-    assert up.process.wait(timeout=END_WITHIN_S) == 0
+    up.let_go(END_WITHIN_S)
     assert up.left() == []
     assert not psutil.pid_exists(ready["pids"]["guard"][0])
     assert statefile.find(up.data_dir) is None

@@ -14,11 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-from stack_kit import QUESTION, Calls, Line, Talk, launched, live, turns_of
+from stack_kit import QUESTION, Calls, Line, Talk, called, live, turns_of
 
-from cluster import statefile
-from cluster.api import Api
-from cluster.commands.call import target_of
 from configs.settings import AgentSettings
 from loadtest.place import CallOutcome
 from loadtest.script import AgentSilent, HangUp, Say
@@ -40,7 +37,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """Three lines, two gateways; a caller waits for a line for one question only. Both models say the same."""
     folder = tmp_path_factory.mktemp("overload")
     text = {"text": "We open at nine."}
-    with launched(
+    with called(
         folder,
         calls__max_calls=_LINES,
         calls__queue_s=4,
@@ -50,14 +47,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         llm__fallback=_CHEAP,
         llm__fallback_options=json.dumps(text),
         llm__fallback_when_busy=True,
-    ) as up:
-        up.ready()
-        state = statefile.require(up.data_dir)
-        with Api(state) as api:
-            yield Line(api, target_of(state), folder)
-        assert up.process.stdin is not None
-        up.process.stdin.close()
-        assert up.process.wait(timeout=60.0) == 0
+    ) as ready:
+        yield ready
 
 
 class Starved(threading.Thread):

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from stack_kit import QUESTION, Line, launched
+from stack_kit import QUESTION, Line, called
 
 from cluster import statefile
-from cluster.api import Api
-from cluster.commands.call import target_of
 from loadtest.dead_air import gaps_ms
 from loadtest.measure import stretches
 from loadtest.place import CallOutcome
@@ -36,7 +34,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """The language model has a fallback, the voice has two replicas; both obey a file each."""
     folder = tmp_path_factory.mktemp("stalls")
     told = {port: {"control_file": str(folder / port)} for port in ("llm", "tts")}
-    with launched(
+    with called(
         folder,
         llm__engine="faulty",
         llm__options=json.dumps(told["llm"] | {"options": {"text": "This is from the first."}}),
@@ -46,14 +44,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
         tts__options=json.dumps(told["tts"]),
         tts__replicas=_REPLICAS,
         turn__stage_deadline_s=_STAGE_S,
-    ) as up:
-        up.ready()
-        state = statefile.require(up.data_dir)
-        with Api(state) as api:
-            yield Line(api, target_of(state), folder)
-        assert up.process.stdin is not None
-        up.process.stdin.close()
-        assert up.process.wait(timeout=60.0) == 0
+    ) as ready:
+        yield ready
 
 
 def ask(line: Line, name: str) -> list[dict[str, object]]:

@@ -16,11 +16,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from stack_kit import Line, launched
+from stack_kit import Line, launched, line_to
 
-from cluster import statefile
-from cluster.api import Api
-from cluster.commands.call import target_of
 from loadtest.script import AgentSilent, AwaitHangUp, Press
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
@@ -86,13 +83,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Line, str,
         ready = up.ready()
         server = EmbeddedPostgres(up.data_dir)
         dsn = server.start()
-        state = statefile.require(up.data_dir)
-        with Api(state) as api:
-            yield Line(api, target_of(state), folder), dsn, ready["pids"]
+        with line_to(up) as line:
+            yield line, dsn, ready["pids"]
         server.stop()
-        assert up.process.stdin is not None
-        up.process.stdin.close()
-        assert up.process.wait(timeout=60.0) == 0
+        up.let_go()
 
 
 async def _left(dsn: str, call_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
