@@ -6,21 +6,29 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gateway_kit import agent_audio, running, silence, until
 
 from actors.link.messages import Play
 from engines import registry
+from voice_agent.audio.g711 import mulaw_decode
+from voice_agent.audio.levels import loud_frames
 from voice_agent.dialog.events import PlayoutHeld, PlayoutStarted, SpeechPaused, SpeechResumed, SpeechStarted
 from voice_agent.errors import EngineUnavailableError
 from voice_agent.ports import SpeakRequest
+from voice_agent.speech import SAMPLES_PER_MS, SpeechSettings
 
 pytestmark = pytest.mark.audio
 
 
 @pytest.fixture(scope="module")
 def sentence() -> bytes:
-    """A few seconds of speech, mu-law 8 kHz, leading and trailing silence cut."""
+    """A few seconds of speech, mu-law 8 kHz, cut to its first and last loud frame.
+
+    By level: the synthesiser's breath before and behind the words differs with all that it said before, and none of it
+    is speech.
+    """
 
     async def speak() -> bytes:
         engine = registry.load("tts", "auto", {})
@@ -32,7 +40,9 @@ def sentence() -> bytes:
         audio = asyncio.run(speak())
     except EngineUnavailableError as error:
         pytest.skip(str(error))
-    return audio.strip(b"\xff\x7f\xfe\x7e")
+    frame = 10 * SAMPLES_PER_MS
+    loud = np.flatnonzero(loud_frames(mulaw_decode(audio), frame, SpeechSettings().quiet_db))
+    return audio[loud[0] * frame : (loud[-1] + 1) * frame]
 
 
 def told(bench: Any, caller: Any) -> list[Any]:
