@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from engines import registry
+from engines.listening import listened
 from serve_apps.gather import gathered_speech
 from serve_apps.replica import engines_of, guarded
 from voice_agent.ports import Capabilities, SpeakRequest, SpeechChunk, TextToSpeechEngine
@@ -52,7 +53,7 @@ class TextToSpeech:
         """Stream the clause; the last chunk has ``last`` set.
 
         Raises:
-            EngineFailedError: the engine failed.
+            EngineFailedError: the engine failed, or gave silence for words.
         """
         key = (request.voice or self._voice, request.text)
         cached = self._cache.get(key)
@@ -62,7 +63,7 @@ class TextToSpeech:
             return
         said: list[SpeechChunk] = []
         spoken = replace(request, voice=key[0])
-        chunks = guarded(self._engine.speak(spoken), "tts", request.call_id)
+        chunks = guarded(listened(self._engine.speak(spoken), request.text), "tts", request.call_id)
         async with aclosing(gathered_speech(chunks, request.ahead_ms / 1000)) as stream:
             async for chunk in stream:
                 said.append(chunk)

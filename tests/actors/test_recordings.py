@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from local_plane import PHRASES, Gate, LocalPlane, kit_of, until
 from test_call_shell import Call
 
 from actors.call.phrases import Recordings, texts_of
 from actors.call.turn_audio import TurnAudio
+from engines.listening import listened
 from voice_agent.dialog.policy import TurnPolicy
 from voice_agent.dialog.records import TurnRecord
 from voice_agent.errors import EngineFailedError
@@ -54,6 +57,42 @@ async def test_when_no_engine_speaks_the_apology_is_played_and_the_call_goes_on(
     records = call.journal.of(TurnRecord)
     assert records[-1].kind == "apology"
     assert records[-1].engines["tts"] == "recorded"
+
+
+def mute(plane: LocalPlane, silent: str, heard: int) -> None:
+    """From here on the plane's voice is silent for this text behind so many pieces, and listened to as in a replica."""
+    speak = plane.speak
+
+    async def given(request):
+        pieces = 0
+        async for chunk in speak(request):
+            pieces += 1
+            fails = request.text == silent and pieces > heard
+            yield replace(chunk, audio=b"\xff" * len(chunk.audio)) if fails else chunk
+
+    plane.speak = lambda request: listened(given(request), request.text)
+
+
+@pytest.mark.parametrize("heard", [0, 1])
+@pytest.mark.parametrize("silent", ["We open at nine.", "Come in."])
+async def test_silence_for_words_ends_in_the_apology_and_none_of_it_is_played(silent, heard):
+    plane = LocalPlane()
+    plane.speech_ms = 4000
+    async with recorded(Call(plane)) as call:
+        await call.played(1)
+        mute(plane, silent, heard)
+        call.say()
+        apology = next(text for text in texts_of(PHRASES, 0) if PHRASES.apology.startswith(text))
+        await until(lambda: any(p.audio == call.kit.recordings.of(apology) for p in call.gateway.plays()))
+        await call.played(call.gateway.plays()[-1].turn)
+        assert not call.shell.over
+    assert not any(b"\xff" * 80 in play.audio for play in call.gateway.plays())
+    # Another replica is asked of what was not heard; what broke off is said again.
+    asked = [(request.text, request.again) for request in plane.requests["speak"]]
+    assert asked[-2:] == [(silent, False), (silent, heard > 0)]
+    cut, apologised = call.journal.of(TurnRecord)[-2:]
+    assert (cut.outcome, set(cut.failed_stages)) == ("cut", {"synthesise"})
+    assert (apologised.kind, apologised.engines["tts"]) == ("apology", "recorded")
 
 
 async def test_a_greeting_that_cannot_be_spoken_is_played_from_its_recording():

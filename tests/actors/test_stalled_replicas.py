@@ -132,6 +132,16 @@ async def test_a_voice_that_does_not_begin_is_asked_of_another_replica(watch):
     assert (replica.served, plane.open_requests) == (["a", "b"], 0)
 
 
+async def test_a_voice_at_fault_before_it_was_heard_is_asked_of_another_replica_and_its_own_is_avoided(watch):
+    silent = [EngineFailedError("the tts engine gave silence for words")]
+    replica = Replica(watch, "TextToSpeech", [silent, [SpeechChunk(b"1", last=True)]])
+    plane = plane_with("tts", replica)
+    items = [item async for item in items_of(lambda: plane.speak(SpeakRequest("CA1", 1, 0, "hi")), 5.0)]
+    assert items == [SpeechChunk(b"1", last=True)]
+    assert replica.served == ["a", "b"]
+    assert watch.avoid("TextToSpeech", "a")
+
+
 async def test_a_voice_that_trickles_is_ended_and_its_replica_avoided(watch):
     replica = Replica(watch, "TextToSpeech", [[SpeechChunk(b"1"), "hang"]])
     plane = plane_with("tts", replica)

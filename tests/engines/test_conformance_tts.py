@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 from engine_kit import load_or_skip
 
+from engines.listening import listened
 from voice_agent.audio.g711 import mulaw_decode
 from voice_agent.audio.levels import frame_dbfs, loud_frames, rms_dbfs
 from voice_agent.ports import SpeakRequest, SpeechChunk, TextToSpeechEngine
 
+PAUSES = (
+    "Wait... what? No...... really!!! Well; then: good - bye. A. B. C.",
+    "One line.\n\nAnother line.\n\n\n\nThird line.",
+    "This is one. This is two. This is three.",
+)
 SENTENCE = "We deliver anywhere in the city for fifteen dollars, and it takes three to five working days."
 LEAST_BYTES = 100 * 8
 
@@ -119,6 +125,22 @@ async def test_any_text_can_be_said(engine: TextToSpeechEngine, text: str) -> No
 
 async def test_symbols_alone_do_no_harm(engine: TextToSpeechEngine) -> None:
     assert (await collect(engine.speak(ask("... — !?"))))[-1].last
+
+
+@pytest.mark.parametrize("text", [SENTENCE, "I", "No. 5", "... — !?", "", *PAUSES])
+async def test_ordinary_speech_is_not_taken_for_silence(engine: TextToSpeechEngine, text: str) -> None:
+    chunks = await collect(listened(engine.speak(ask(text)), text))
+    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "slowest"), [("flite", {"stretch": 2.0}), ("espeak", {"words_per_minute": 80})], ids=["flite", "espeak"]
+)
+@pytest.mark.parametrize("text", PAUSES)
+async def test_nor_are_the_pauses_of_a_slow_voice(name: str, slowest: dict[str, Any], text: str) -> None:
+    slow: TextToSpeechEngine = load_or_skip("tts", name, slowest)
+    chunks = await collect(listened(slow.speak(ask(text)), text))
+    assert chunks[-1].last
 
 
 async def test_long_text_comes_whole_and_soon(engine: TextToSpeechEngine) -> None:

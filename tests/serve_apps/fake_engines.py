@@ -85,10 +85,11 @@ class EndlessLlm:
 
 
 class CountedTts:
-    """Two chunks of audio a clause; counts what it is asked for."""
+    """Two chunks of audio a clause; counts what it is asked for. ``mute``: texts that it gives silence for."""
 
     asked: ClassVar[list[tuple[str, str]]] = []
     closed: ClassVar[list[str]] = []
+    mute: ClassVar[set[str]] = set()
 
     def __init__(self, *, simulated: bool = False) -> None:
         self.capabilities = Capabilities(name="counted", version="1", simulated=simulated)
@@ -97,7 +98,7 @@ class CountedTts:
     async def speak(self, request: SpeakRequest) -> AsyncIterator[SpeechChunk]:
         self.asked.append((request.voice, request.text))
         try:
-            yield SpeechChunk(audio=bytes(800))
+            yield SpeechChunk(audio=b"\xff" * 16_000 if request.text in self.mute else bytes(800))
             await asyncio.sleep(0)
             yield SpeechChunk(audio=request.text.encode(), last=True, word_ends_ms=(1,))
         finally:

@@ -293,6 +293,18 @@ async def test_half_a_clause_is_not_cached() -> None:
     assert len(CountedTts.asked) == 2
 
 
+async def test_an_engine_without_a_fallback_is_listened_to_and_its_silence_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CountedTts, "mute", {"Hello."})
+    deployment = TextToSpeech("counted")
+    with pytest.raises(EngineFailedError, match="silence for words"):
+        await speech(deployment, "Hello.")
+    assert CountedTts.closed == ["Hello."]
+    CountedTts.mute.clear()
+    assert (await speech(deployment, "Hello."))[0].audio == bytes(800)
+
+
 async def test_cache_is_bounded_in_bytes_and_drops_the_longest_unused() -> None:
     deployment = TextToSpeech("counted", cache_bytes=8 * 810)
     texts = [f"text {number}" for number in range(8)]
