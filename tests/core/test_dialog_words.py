@@ -64,6 +64,22 @@ def test_the_first_clause_may_end_where_one_breathes(text: str, expected: list[s
     assert clauses_of(text, 1, first_min_words=4) == expected
 
 
+@pytest.mark.parametrize(
+    ("tokens", "first"),
+    [
+        (["You", " can", " bring", " it", " back", " if"], "You can bring it back"),
+        (["You ", "can ", "bring ", "it ", "back ", "if "], "You can bring it back"),
+        (["You", " can", " bring", " it", " back", " after"], None),  # "after" may be the last word, or "afternoon"
+        (["You", " can", " if"], None),
+    ],
+)
+def test_a_word_that_surely_turns_is_no_reason_to_wait_for_the_next(tokens: list[str], first: str | None) -> None:
+    splitter = ClauseSplitter(first_min_words=4)
+    clauses = [clause for token in tokens for clause in splitter.feed(token)]
+    assert clauses == ([] if first is None else [first])
+    assert " ".join(clauses + splitter.finish()) == "".join(tokens).strip()
+
+
 @given(st.text(max_size=300), st.integers(1, 50))
 def test_clauses_never_lose_a_word(text: str, size: int) -> None:
     got = " ".join(clauses_of(text, size)).split()

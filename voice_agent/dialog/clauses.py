@@ -17,6 +17,11 @@ _TURNING = re.compile(
     re.IGNORECASE,
 )
 """In front of a conjunction or preposition a speaker may take a breath."""
+_SURELY_TURNING = re.compile(
+    r"\s(?=(?:and|because|although|if|unless|until|whether|whereas|which|during|between|within)\s?$)", re.IGNORECASE
+)
+"""The same for the last token of a stream, which need not be a whole word yet: these hardly begin another one, and none
+of them ends a sentence. The word behind it is not waited for."""
 _DIGIT = r"(?:\d+|zero|oh|one|two|three|four|five|six|seven|eight|nine)"
 _DIGITS = re.compile(rf"\s*{_DIGIT}\b", re.IGNORECASE)
 _ENDS_IN_DIGITS = re.compile(rf"\b{_DIGIT}$", re.IGNORECASE)
@@ -94,7 +99,10 @@ class ClauseSplitter:
         if not self.first_min_words:
             return None
         for match in _TURNING.finditer(self.buffer, 0, limit):
-            rest = self.buffer[match.end() : limit].split()
-            if len(self.buffer[: match.start()].split()) >= self.first_min_words and len(rest) >= 2:
+            if self._long_enough(match.start()) and len(self.buffer[match.end() : limit].split()) >= 2:
                 return match.start()
-        return None
+        last = _SURELY_TURNING.search(self.buffer) if limit == len(self.buffer) else None
+        return last.start() if last is not None and self._long_enough(last.start()) else None
+
+    def _long_enough(self, end: int) -> bool:
+        return len(self.buffer[:end].split()) >= self.first_min_words
