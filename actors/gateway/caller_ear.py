@@ -34,6 +34,9 @@ class EarOwner(Protocol):
     def caller_began(self) -> None:
         """The caller began to speak: hold playout, if it may be, before anybody is told."""
 
+    def listen_closely(self, closely: bool) -> None:
+        """The caller's voice is low and each packet counts, or no longer."""
+
     def event(self, event: Event) -> None:
         """Something for the call's actor."""
 
@@ -71,6 +74,7 @@ class CallerEar:
         self._echo = EchoGuard()
         self._onset_ms = 0
         self._pause_ms = 0
+        self._closely = False
 
     @property
     def utterance(self) -> int | None:
@@ -92,6 +96,7 @@ class CallerEar:
             self._vad.submit(self)
         elif self._segmenter.falling:
             self._listen_ahead()
+            self._listen_closely()
 
     def agent_says(self, heard_at_ms: int, audio: bytes) -> None:
         """The agent's audio, mu-law 8 kHz, that the caller hears from then on: its echo is no speech."""
@@ -169,6 +174,12 @@ class CallerEar:
                 self._owner.upload(segmenter.utterance, offset, audio)
         if segmenter.falling and not self.has_window():
             self._listen_ahead()
+        self._listen_closely()
+
+    def _listen_closely(self) -> None:
+        if self._segmenter.falling != self._closely:
+            self._closely = not self._closely
+            self._owner.listen_closely(self._closely)
 
     def _listen_ahead(self) -> None:
         """The voice is low: look at each packet, for what a whole window would tell comes up to 30 ms later."""

@@ -366,6 +366,10 @@ class GatewayCall:
             self._counters.holds_by_voice += 1
             self._do(self.ledger.hold(now_ms))
 
+    def listen_closely(self, closely: bool) -> None:
+        """The caller may fall silent with the next packet."""
+        self._leg.listen_closely(closely)
+
     def event(self, event: Event) -> None:
         """Tell the actor. What a new one could not see otherwise is kept until a snapshot covers it."""
         self._counters.events += 1

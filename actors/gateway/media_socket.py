@@ -129,6 +129,17 @@ class MediaSocket(asyncio.Protocol):
         elif self._protocol.state is not OPEN:
             self._transport.close()
 
+    def read_at_once(self, at_once: bool) -> None:
+        """Read what comes when it comes, or (as at the start) at the beats of the pulse. Idempotent."""
+        if self._transport is None or not self._open:
+            return
+        self._server.pulse.leave(self._read)
+        if at_once:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+            self._server.pulse.join(self._read)
+
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -251,13 +262,8 @@ class MediaSocket(asyncio.Protocol):
             self._open = True
             self._arm(self._limits.ping_s, self._keep_alive)
             self._handler.opened()
-            self._read_at_beats()
-
-    def _read_at_beats(self) -> None:
-        assert self._transport is not None
-        self._transport.pause_reading()
-        self._descriptor = self._transport.get_extra_info("socket").fileno()
-        self._server.pulse.join(self._read)
+            self._descriptor = self._transport.get_extra_info("socket").fileno()
+            self.read_at_once(False)
 
     def _keep_alive(self) -> None:
         assert self._transport is not None

@@ -135,6 +135,11 @@ class TwilioLeg:
         """Drop what the carrier has not played."""
         return self._socket is not None and self._socket.send_text(messages.clear(self.stream_sid).encode())
 
+    def listen_closely(self, closely: bool) -> None:
+        """Take each packet when it comes, not at the next beat."""
+        if self._socket is not None:
+            self._socket.read_at_once(closely)
+
     def close(self, code: int, reason: str) -> None:
         """End the leg; Twilio goes on with the call's ``action``."""
         if self._socket is not None:

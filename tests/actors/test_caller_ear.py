@@ -26,11 +26,15 @@ class Owner:
         self.heard = 0
         self.events: list[tuple[int, Event]] = []
         self.uploads: list[tuple[int, bytes]] = []
+        self.closely: list[tuple[int, bool]] = []
 
     def agent_heard(self) -> bool:
         return False
 
     def caller_began(self) -> None: ...
+
+    def listen_closely(self, closely: bool) -> None:
+        self.closely.append((self.heard, closely))
 
     def event(self, event: Event) -> None:
         self.events.append((self.heard, event))
@@ -47,6 +51,7 @@ def tone(ms: int) -> bytes:
 
 
 async def test_a_fall_is_told_with_the_packet_that_shows_it_and_goes_up_with_all_that_was_heard() -> None:
+    closely: list[tuple[int, bool]] = []
     for begin_ms in range(0, 32, 4):
         owner = Owner()
         ear = CallerEar(owner, MediaSettings(), VadBatch(EnergyVad()))
@@ -61,5 +66,8 @@ async def test_a_fall_is_told_with_the_packet_that_shows_it_and_goes_up_with_all
         # 48 ms of low frames of 8 ms, the first of which begins up to a frame behind the last sound, and a packet.
         behind = told[0][0] - over
         assert 48 * 8 <= behind <= (48 + 8) * 8 + PACKET
+        closely += owner.closely
+        assert not owner.closely or owner.closely[-1] == (told[0][0], False), "the fall is told: packets may wait again"
         ends = [offset + len(piece) for offset, piece in owner.uploads]
         assert [offset for offset, _ in owner.uploads] == [0, *ends[:-1]], "without a hole, and nothing twice"
+    assert {on for _, on in closely} == {True, False}
