@@ -23,9 +23,10 @@ import psutil
 
 from actors.dispatch.pool import surge
 from cluster import forking, head_watch, ports, processes
+from cluster.front_door import FrontDoor
 from cluster.head_watch import HeadWatch, LocalHead
 from configs import main_thread
-from configs.settings import Settings, StageSettings
+from configs.settings import ServerSettings, Settings, StageSettings
 from voice_agent.errors import ConfigError, VoiceAgentError
 
 CALL_SLOT = "call_slot"
@@ -110,8 +111,9 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         # An idle stack should cost little: the defaults wake the controller, and every process that has a handle,
         # ten times a second. A dead replica is found by its callers, not by these loops.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.4",
-        # By default a dead HTTP proxy, through which all webhooks come, is missed only after ten seconds or more.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # A dead HTTP proxy, for which all webhooks wait, is missed after three looks: here each other turn of the
+        # controller's loop, by default every ten seconds.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.2",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
         # The default, 15, starves calls as soon as anything else runs on the node.
         "RAY_worker_niceness": "0",
@@ -147,6 +149,7 @@ class RayCluster:
         self._size = cluster_size(settings)
         self._temp_dir: Path | None = None
         self._fork_dir: Path | None = None
+        self._door: FrontDoor | None = None
         self._started = False
         self._dashboard = ""
         self._watch: HeadWatch | None = None
@@ -191,11 +194,14 @@ class RayCluster:
         """Whether workers are forked from a server, see `cluster.forking`."""
         return self.local and self._settings.ray.fork_workers and forking.possible()
 
-    def prepare(self) -> None:
-        """Make the folder and the token, and set the flags in this process's environment.
+    def prepare(self, server: ServerSettings) -> None:
+        """Make the folder and the token, open the front door, and set the flags in this process's environment.
+
+        Args:
+            server: where webhooks come in, with the port that was chosen.
 
         Raises:
-            ConfigError: no short enough folder for Ray's Unix sockets can be made.
+            ConfigError: no short enough folder for Ray's Unix sockets can be made, or the port of webhooks is taken.
             RayStartError: ray is imported already.
         """
         for key, value in stack_environment(self._settings, self._size).items():
@@ -211,6 +217,7 @@ class RayCluster:
         # Not below Ray's folder: Ray lets everybody write there.
         self._fork_dir = _short_temp_dir()
         os.environ[forking.FOLDER] = str(self._fork_dir)
+        self._door = FrontDoor(server.host, server.webhook_port, self._fork_dir)
         head_watch.keep_on_disk(self._temp_dir / "gcs")
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.pop("RAY_AUTH_TOKEN", None)
@@ -282,6 +289,9 @@ class RayCluster:
 
     def stop(self, *, logs_to: Path | None = None) -> None:
         """Stop what ``start`` began and remove Ray's folder; its logs are moved to ``logs_to``. Idempotent."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         if self._started:
             import ray
 

@@ -112,7 +112,7 @@ class Stack:
         self._run_dir.mkdir(parents=True)
         self._mark = processes.new_mark(run_id)
         os.environ[processes.MARK] = self._mark
-        self._ray.prepare()
+        self._ray.prepare(self._settings.server)
         self._guard = Guard(self._charge())
         self._stores = _in_thread(self._start_stores, "stores")
         with self._steps.step("ray"):

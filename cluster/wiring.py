@@ -57,11 +57,13 @@ class Wiring:
                 raise DeployError(f"an actor did not come up: {error}") from error
 
     def _deploy(self, apps: dict[str, Any]) -> None:
-        server = self._context.settings.server
+        settings = self._context.settings
+        # On a Ray of ours the proxy serves the front door, and Serve's own port is any that nobody knows.
+        host, port = (settings.server.host, settings.server.webhook_port) if settings.ray.address else ("127.0.0.1", 0)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(host=server.host, port=server.webhook_port),
+            http_options=HTTPOptions(host=host, port=port),
             logging_config={"enable_access_log": False},
         )
         self._apps = tuple(apps)

@@ -27,7 +27,7 @@ def test_flags_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
     flag = "RAY_worker_niceness"
     monkeypatch.setenv(flag, "3")
     cluster = RayCluster(settings.model_copy(update={"ray": settings.ray.model_copy(update={"address": "auto"})}))
-    cluster.prepare()
+    cluster.prepare(settings.server)
     assert os.environ[flag] == "3"
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert cluster.temp_dir is None, "a cluster that is not ours gets no folder"

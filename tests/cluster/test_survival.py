@@ -5,10 +5,12 @@ And when the stack itself is killed, nothing of it is left.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from stack_kit import END_WITHIN_S, Up, launched
@@ -17,8 +19,10 @@ from cluster import statefile
 from cluster.commands.call import target_of
 from loadtest.chaos import SETS, run_chaos
 from loadtest.chaos_report import ChaosReport
-from loadtest.chaos_stack import GATEWAY, POSTGRES
+from loadtest.chaos_stack import GATEWAY, POSTGRES, StackView
+from loadtest.place import place_call
 from loadtest.sampler import CALL_ACTOR, GCS
+from loadtest.script import AgentSilent, CallerScript, HangUp
 from loadtest.stack_process import RunningStack
 from storage.embedded import EmbeddedPostgres
 from voice_agent.errors import EngineUnavailableError
@@ -69,6 +73,29 @@ async def test_what_calls_do_not_live_in_may_die_as_well_and_so_may_a_gateway(
     report = await chaos(stack, tmp_path, *others, (GATEWAY, ""), (CALL_ACTOR, "listening"))
     assert report.totals["excused"] > 0
     assert report.totals["answered"] == report.totals["asked"] - report.totals["excused"] > 0
+
+
+async def test_a_call_that_comes_while_there_is_no_http_proxy_is_answered_late(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    script = CallerScript("late", (HangUp(AgentSilent(600)),), max_call_ms=60_000)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        view = StackView(stack, http)
+        (proxy,), (controller,) = view.processes("proxy_actor"), view.processes("serve_controller")
+    controller.suspend()  # who would start another
+    try:
+        proxy.kill()
+        proxy.wait()
+        calling = asyncio.create_task(place_call(stack.target, script, tmp_path))
+        await asyncio.sleep(1.0)
+        assert not calling.done()
+    finally:
+        controller.resume()
+    try:
+        outcome = await calling
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    assert (outcome.ok, outcome.streams, outcome.said) == (True, 1, ()), outcome
 
 
 def test_a_killed_stack_leaves_nothing(up: Up, stack: RunningStack) -> None:
