@@ -13,6 +13,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 
 from actors import remote
 from cluster.steps import Steps
+from configs.logs import SERVE_LOGGING
 from configs.runtime import StackContext
 from serve_apps.build import build_apps
 from voice_agent.errors import VoiceAgentError
@@ -64,7 +65,7 @@ class Wiring:
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             http_options=HTTPOptions(host=host, port=port),
-            logging_config={"enable_access_log": False},
+            logging_config=SERVE_LOGGING,
         )
         self._apps = tuple(apps)
         run_apps(apps)

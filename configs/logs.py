@@ -10,6 +10,10 @@ from typing import Any, Final, TypeVar
 PACKAGES: Final = ("actors", "cluster", "configs", "engines", "kb", "loadtest", "serve_apps", "storage", "voice_agent")
 """Loggers that are ours; those of libraries keep their own levels."""
 
+SERVE_LOGGING: Final = {"enable_access_log": False}
+"""For each deployment of Ray Serve, since its replicas do not take over what ``serve.start`` is told. They would log a
+line for each request, which nobody reads, and hold a thousand of them, 1 MB, until these are written."""
+
 HIDDEN: Final = "(hidden)"
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}

@@ -38,6 +38,7 @@ FLAGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
 }
 PIECE = bytes(1600)
 WORDS = 400
@@ -84,7 +85,15 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(scope="module")
-def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
+def folder() -> Iterator[Path]:
+    """A short path: below it Ray puts Unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="va-mp-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def handles(loop: asyncio.AbstractEventLoop, folder: Path) -> Iterator[dict[str, Any]]:
     """Handles of the applications, without the retriever, which needs files; ``models`` is a second ``llm``."""
     flags = pytest.MonkeyPatch()
     for name, value in FLAGS.items():
@@ -97,7 +106,6 @@ def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
     module = ModuleType("serve_apps.llm_server")
     module.llm_server = stand_in  # type: ignore[attr-defined]
     flags.setitem(sys.modules, "serve_apps.llm_server", module)
-    folder = Path(tempfile.mkdtemp(prefix="va-mp-"))
     small = {"engine": "simulated", "num_cpus": 0.1}
     settings = Settings(
         stt=SpeechToTextSettings(**small, replicas=2, options={"final_ms": 5, "texts": ["one two three"]}),
@@ -139,7 +147,6 @@ def handles(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, Any]]:
             loop.run_until_complete(serve.shutdown_async())
             ray.shutdown()
         flags.undo()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def transcribe(handle: Any, call_id: str, offset: int, **fields: Any) -> TranscribeResponse:
@@ -217,6 +224,18 @@ def test_the_model_plane_on_serve(loop: asyncio.AbstractEventLoop, handles: dict
         await lose_a_replica(handles["stt"])
 
     loop.run_until_complete(both())
+
+
+def test_a_replica_keeps_no_line_of_a_request(
+    loop: asyncio.AbstractEventLoop, handles: dict[str, Any], folder: Path
+) -> None:
+    async def ask() -> None:
+        await handles["tts"].capabilities.remote()
+
+    loop.run_until_complete(ask())
+    logs = list((folder / "r" / "session_latest" / "logs" / "serve").glob("replica_tts_*.log"))
+    assert logs
+    assert not [line for log in logs for line in log.read_text().splitlines() if "capabilities" in line]
 
 
 async def talk_to_a_model(llm: Any) -> None:
