@@ -21,6 +21,7 @@ class FadeSettings:
         cut_ms: the same where it was cut off, as the closure of a plosive does: longer than most closures.
         dying_ms: a voice died away when it was soft for this long before it was low; a closure comes sooner.
         soft_db: a frame further than this below the loudest is soft.
+        sinking_db: the same of a voice that may be low with the next frames.
         after_ms: speech shorter than this does not fade: so few words are rarely a turn.
         rise_db: a voice that faded has risen when ``rise_windows`` in a row come this near to the loudest.
         rise_windows: see ``rise_db``; the burst of a last consonant is shorter.
@@ -31,6 +32,7 @@ class FadeSettings:
     cut_ms: int = 48
     dying_ms: int = 72
     soft_db: float = 8.0
+    sinking_db: float = 14.0
     after_ms: int = 1000
     rise_db: float = 6.0
     rise_windows: int = 2
@@ -50,7 +52,7 @@ class Voice:
 
     def begins(self, position: int) -> None:
         """Speech begins, or goes on after a pause."""
-        self._since, self._loudest_db = position, -90.0
+        self._since, self._loudest_db, self._last_db = position, -90.0, 0.0
         self._soft = self._low = self._risen = self._ahead = 0
         self._faded = self._told = False
 
@@ -58,6 +60,12 @@ class Voice:
     def falling(self) -> bool:
         """It is low, and may turn out to fall before the window is full."""
         return self._low > 0 and not self._told
+
+    def sinks(self, position: int) -> bool:
+        """The next packet may show that it falls: worth not being late for."""
+        if self._told or position - self._since < self._settings.after_ms * SAMPLES_PER_MS:
+            return False
+        return self._last_db < self._loudest_db - self._settings.sinking_db
 
     @property
     def ahead(self) -> int:
@@ -101,6 +109,7 @@ class Voice:
         low_db = max(self._loudest_db - self._settings.low_db, loud_db)
         soft_db = self._loudest_db - self._settings.soft_db
         for level in frames_db:
+            self._last_db = level
             if level < low_db:
                 self._low += frame
             else:

@@ -135,6 +135,11 @@ class SpeechSegmenter:
         return self._speaking and self._open is not None and self._voice.falling
 
     @property
+    def sinking(self) -> bool:
+        """The next packet may show that the voice falls."""
+        return self._speaking and self._open is not None and self._voice.sinks(self._position)
+
+    @property
     def utterance(self) -> int | None:
         """Number of the open utterance, None when there is none."""
         return self._open

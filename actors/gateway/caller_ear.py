@@ -35,7 +35,7 @@ class EarOwner(Protocol):
         """The caller began to speak: hold playout, if it may be, before anybody is told."""
 
     def listen_closely(self, closely: bool) -> None:
-        """The caller's voice is low and each packet counts, or no longer."""
+        """The caller's voice sinks and each packet counts, or no longer."""
 
     def event(self, event: Event) -> None:
         """Something for the call's actor."""
@@ -177,7 +177,7 @@ class CallerEar:
         self._listen_closely()
 
     def _listen_closely(self) -> None:
-        if self._segmenter.falling != self._closely:
+        if self._segmenter.sinking != self._closely:
             self._closely = not self._closely
             self._owner.listen_closely(self._closely)
 

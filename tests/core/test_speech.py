@@ -109,6 +109,22 @@ def test_a_low_voice_fades_within_a_window_and_that_is_told_once() -> None:
     assert segmenter.heard_to == segmenter.position == position + WINDOW
 
 
+def test_a_voice_sinks_before_it_is_low_until_its_fall_is_told() -> None:
+    segmenter, sunk = make(fade=FadeSettings(after_ms=600)), [-37.0] * 4
+    feed(segmenter, "#" * 10)
+    segmenter.accept(0.9, sunk, playing=False)
+    assert not segmenter.sinking, "speech so short does not fade"
+    feed(segmenter, "#" * 10)
+    assert not segmenter.sinking
+    told = []
+    for levels in (sunk, LOW, LOW):
+        told.append(segmenter.accept(0.9, levels, playing=False))
+        assert segmenter.sinking == (told[-1] is None)
+    assert told[-1] == SpeechFade(1)
+    segmenter.accept(0.9, sunk, playing=False)
+    assert segmenter.sinking, "any sound may be followed by another fall"
+
+
 @given(
     st.lists(
         st.tuples(st.lists(st.sampled_from([-20.0, -34.0, -49.0, -70.0]), min_size=4, max_size=4), st.integers(0, 3))
