@@ -252,6 +252,7 @@ class MediaSocket(asyncio.Protocol):
             self._handler.text(message)
 
     def _upgrade(self, request: Request) -> None:
+        assert self._transport is not None
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
         refusal = self._handler.check(self, request.path, headers)
         if refusal is not None:
