@@ -106,7 +106,7 @@ def stack_environment(settings: Settings, size: ClusterSize) -> dict[str, str]:
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
         "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "60",
         "RAY_SERVE_LOG_TO_STDERR": "0",
-        # A replica's warnings go through Serve's log: they would be held back until there are a thousand lines.
+        # What a replica's engine prints goes to Serve's log, which holds back a thousand lines otherwise.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         # The thread that waits for results reads the sockets itself, instead of being woken by one that does.
         "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",

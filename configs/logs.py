@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from typing import Any, Final, TypeVar
 
 PACKAGES: Final = ("actors", "cluster", "configs", "engines", "kb", "loadtest", "serve_apps", "storage", "voice_agent")
@@ -49,7 +50,9 @@ def set_up(level: str) -> None:
         logger = logging.getLogger(package)
         logger.setLevel(level)
         if not any(isinstance(handler.formatter, FieldFormatter) for handler in logger.handlers):
-            handler = logging.StreamHandler()
+            # In a replica `sys.stderr` is Serve's log by now, which reads the sources of all that is on the stack for a
+            # line, and keeps them: 2 MB in the ingress.
+            handler = logging.StreamHandler(sys.__stderr__)
             handler.setFormatter(FieldFormatter())
             logger.addHandler(handler)
             logger.propagate = False

@@ -110,7 +110,7 @@ def handles(loop: asyncio.AbstractEventLoop, folder: Path) -> Iterator[dict[str,
     settings = Settings(
         stt=SpeechToTextSettings(**small, replicas=2, options={"final_ms": 5, "texts": ["one two three"]}),
         llm=LanguageModelSettings(**small, options={"first_token_ms": 5, "word_ms": 5}),
-        tts=TextToSpeechSettings(**small, options={"first_audio_ms": 5, "speed": 100}),
+        tts=TextToSpeechSettings(**small, voice="nobody", options={"first_audio_ms": 5, "speed": 100}),
     )
     context = StackContext(
         settings=settings,
@@ -226,16 +226,16 @@ def test_the_model_plane_on_serve(loop: asyncio.AbstractEventLoop, handles: dict
     loop.run_until_complete(both())
 
 
-def test_a_replica_keeps_no_line_of_a_request(
+def test_a_replica_logs_no_request_and_warns_on_its_standard_error(
     loop: asyncio.AbstractEventLoop, handles: dict[str, Any], folder: Path
 ) -> None:
     async def ask() -> None:
         await handles["tts"].capabilities.remote()
 
     loop.run_until_complete(ask())
-    logs = list((folder / "r" / "session_latest" / "logs" / "serve").glob("replica_tts_*.log"))
-    assert logs
-    assert not [line for log in logs for line in log.read_text().splitlines() if "capabilities" in line]
+    logs = folder / "r" / "session_latest" / "logs"
+    assert [log.name for log in (logs / "serve").glob("replica_tts_*.log") if "capabilities" not in log.read_text()]
+    assert [log.name for log in logs.glob("worker-*.err") if "voice is not known" in log.read_text()]
 
 
 async def talk_to_a_model(llm: Any) -> None:
