@@ -59,7 +59,10 @@ def test_a_caller_who_speaks_over_the_phrase_is_listened_to() -> None:
     assert world.records[-1].heard_text_pii == ANSWERS["do you rent bicycles"]
 
 
-def speaking() -> DialogMachine:
+WHOLE = (ReplyChunk("We open at nine. We close at six.", finish_reason="stop"),)
+
+
+def speaking(*chunks: ReplyChunk) -> DialogMachine:
     """A call whose agent is in the middle of the first of two clauses; half a second of it is synthesised."""
     machine = DialogMachine(POLICY, PHRASES, "CA1")
     for event in (
@@ -70,7 +73,8 @@ def speaking() -> DialogMachine:
         machine.receive(event, 0)
     machine.receive(e.TranscriptReady(1, 1, "when do you open", 0.9, True), 960)
     machine.receive(e.PassagesReady(2, ()), 1000)
-    machine.receive(e.ReplyReceived(2, ReplyChunk("We open at nine. We close at six.", finish_reason="stop")), 1100)
+    for chunk in chunks or WHOLE:
+        machine.receive(e.ReplyReceived(2, chunk), 1100)
     machine.on_deadline(1300)
     machine.receive(e.SpeechSynthesised(2, 0, 500, False), 1300)
     machine.receive(e.PlayoutStarted(2, 0, 1310), 1310)
@@ -102,6 +106,31 @@ def test_a_voice_that_breaks_off_twice_ends_in_the_recorded_apology() -> None:
     apology = [command for command in machine.take_commands() if isinstance(command, c.Synthesise)][-1]
     assert apology.recorded
     assert PHRASES.apology.startswith(apology.text)
+
+
+def texts_of(commands: list[c.Command]) -> list[str]:
+    return [command.text for command in commands if isinstance(command, c.Synthesise)]
+
+
+def test_a_model_that_breaks_off_is_asked_again_and_says_the_rest() -> None:
+    machine = speaking(ReplyChunk("We open at nine. We close"))
+    machine.receive(e.JobFailed("generate", 2, 0, "replica_lost"), 1400)
+    assert [command for command in machine.take_commands() if isinstance(command, c.Generate)]
+    for word in "We open at nine. We close at six.".split():
+        machine.receive(e.ReplyReceived(2, ReplyChunk(f"{word} ")), 1500)
+    machine.receive(e.ReplyReceived(2, ReplyChunk(finish_reason="stop")), 1500)
+    machine.receive(e.SpeechSynthesised(2, 0, 1000, True), 1600)
+    assert texts_of(machine.take_commands()) == ["We close at six."]
+
+
+def test_a_model_that_breaks_off_twice_has_said_what_it_has_said() -> None:
+    machine = speaking(ReplyChunk("We open at nine. We close"))
+    for at_ms in (1400, 1500):
+        machine.receive(e.JobFailed("generate", 2, 0, "replica_lost"), at_ms)
+    machine.receive(e.SpeechSynthesised(2, 0, 1000, True), 1600)
+    commands = machine.take_commands()
+    assert len([command for command in commands if isinstance(command, c.Generate)]) == 1
+    assert texts_of(commands) == ["We close"]
 
 
 def test_a_mark_that_comes_when_the_next_clause_plays_makes_it_no_shorter() -> None:

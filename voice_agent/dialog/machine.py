@@ -151,8 +151,11 @@ class DialogMachine(TakingOver):
             self._on_voice_failed(event)
         elif reply is None or reply.wordless:
             self._fail(event.stage)
+        elif event.stage == "generate" and event.stage not in reply.failed_stages:
+            reply.failed_stages.append(event.stage)
+            self._generate_again(reply)
         else:
-            # The model broke off: what it has said so far still stands.
+            # The model broke off again: what it has said so far still stands.
             reply.failed_stages.append(event.stage)
             self._on_reply_chunk(ReplyReceived(event.turn, ReplyChunk(finish_reason="error")))
 

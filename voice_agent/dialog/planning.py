@@ -87,6 +87,14 @@ class Planning(Replying):
     def _generate(self, reply: Reply) -> None:
         reply.from_model = True
         reply.raw, reply.again, reply.model_calls = "", "", 0
+        self._ask_model(reply)
+
+    def _generate_again(self, reply: Reply) -> None:
+        """The answer broke off: what of it is known already is skipped when it comes."""
+        reply.ask_again()
+        self._ask_model(reply)
+
+    def _ask_model(self, reply: Reply) -> None:
         self._start(
             ("generate", reply.turn, 0),
             Generate(reply.turn, reply.messages, reply.passages, reply.confidence, speculative=not reply.released),

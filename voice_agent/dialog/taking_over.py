@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voice_agent.dialog.commands import Generate, ReleaseTurn, Retrieve, RunTool, Synthesise, Transcribe
+from voice_agent.dialog.commands import ReleaseTurn, Retrieve, RunTool, Synthesise, Transcribe
 from voice_agent.dialog.interrupting import Interrupting
 from voice_agent.dialog.reply import Reply
 from voice_agent.dialog.state import State, Timer
@@ -46,12 +46,9 @@ class TakingOver(Interrupting):
         self._finish_if_played()
 
     def _reopen_text(self, reply: Reply) -> None:
-        """Text that was on its way is asked for again; what of it is known already is skipped when it comes."""
+        """Text that was on its way is asked for again."""
         if ("generate", reply.turn, 0) in self._s.jobs:
-            reply.ask_again()
-            self._commands.append(
-                Generate(reply.turn, reply.messages, reply.passages, reply.confidence, speculative=False)
-            )
+            self._generate_again(reply)
         elif ("retrieve", reply.turn, 0) in self._s.jobs:
             self._commands.append(Retrieve(reply.turn, reply.model_text or reply.caller_text))
 
