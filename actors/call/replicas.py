@@ -77,6 +77,9 @@ class _Avoiding:
             return ranks  # type: ignore[no-any-return]
         for replica in bad:
             if replica_watch.WATCH.wants_probe(deployment, replica.replica_id.unique_id):
+                # Of known length, so that it is not asked for that first: a worker that answers its methods late, as
+                # ours may, would be left out each time, and the probe would never reach it.
+                self.replica_queue_len_cache.update(replica.replica_id, 0)  # type: ignore[attr-defined]
                 return [[replica]]
         good = [kept for rank in ranks if (kept := [replica for replica in rank if replica not in bad])]
         others = [replica for replica in candidate_replicas if replica not in bad]

@@ -14,6 +14,8 @@ from local_plane import ListJournal, kit_of
 pytest.importorskip("ray")
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.request_router.common import ReplicaQueueLengthCache
 from ray.serve.config import RequestRouterConfig
 
 from actors.call import replica_watch, replicas, serve_plane
@@ -358,6 +360,7 @@ def test_replicas_that_are_gone_are_forgotten(watch):
 def test_routers_as_serve_sends_them_share_the_watch_of_their_process(name):
     sent = RequestRouterConfig(request_router_class=f"actors.call.replicas.{name}").get_request_router_class()
     assert sent.choose_replicas.__globals__["replica_watch"].WATCH is serve_plane.WATCH
+    assert isinstance(sent.replica_queue_len_cache, property)
 
 
 class Base:
@@ -366,6 +369,7 @@ class Base:
         self._ranks = ranks
         self._replicas_list = ranks[0]
         self._event_loop = asyncio.get_running_loop()
+        self.replica_queue_len_cache = ReplicaQueueLengthCache()
 
     async def _probe_queue_lens(self, replicas, backoff_index):
         return [(replica, None) for replica in replicas]
@@ -399,7 +403,7 @@ class Asked:
     """A replica of which only the process is asked for: silent so often, then it answers."""
 
     def __init__(self, name, silences):
-        self.replica_id = SimpleNamespace(unique_id=name)
+        self.replica_id = ReplicaID(name, DeploymentID("Retriever"))
         self.silences, self.heard = silences, asyncio.Event()
 
     async def get_queue_len(self, *, deadline_s):
@@ -421,6 +425,7 @@ async def test_a_replica_that_stalled_is_asked_until_it_answers(watch, monkeypat
     await asyncio.gather(*router._asked.values())
     watch.clock.now_s += 10
     assert await router.choose_replicas([a, b]) == [[a]]
+    assert router.replica_queue_len_cache.get(a.replica_id) == 0, "Serve sends it there without a question first"
 
 
 async def test_one_that_does_not_tell_serve_its_queue_is_asked_although_no_request_stalled(watch, monkeypatch):
