@@ -156,7 +156,9 @@ def run(script: str, way: str) -> dict[str, float]:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not glibc")
 def test_a_cancelled_request_leaves_nothing_allocated() -> None:
-    kept, freed = run(_HEAP, "as it is"), run(_HEAP, "free")
+    kept, tries = run(_HEAP, "as it is"), [run(_HEAP, "free") for _ in range(3)]
+    # What is under way at the moment of the look counts as well, on a busy machine: that differs, a leak is in each.
+    freed = {kind: min(one[kind] for one in tries) for kind in kept}
     assert kept["stream"] > 150, "this gRPC frees them itself: configs/grpc_batches.py can go"
     assert kept["unary"] > 500
     assert freed["stream"] < 50

@@ -169,7 +169,7 @@ async def test_starved_speech_is_seen_in_the_buffer(stack_of, tmp_path):
         await idle(peer)
 
     async with stack_of(agent) as stack:
-        outcome = await call(stack, CallerScript("x", (HangUp(After(2000)),)), tmp_path)
+        outcome = await call(stack, CallerScript("x", (HangUp(After(4000)),)), tmp_path)
     (hole,) = outcome.measures.starved
     assert hole.gap_ms > 0
     assert len(outcome.measures.pauses) == 1
