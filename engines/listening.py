@@ -53,7 +53,7 @@ async def listened(speech: AsyncIterator[SpeechChunk], text: str) -> AsyncGenera
                 ear.judge(letters, last=chunk.last)
                 if not loud and not chunk.last:
                     continue
-                chunk, held = _joined(held), []
+                chunk, held = joined(held), []
             yield chunk
 
 
@@ -90,7 +90,6 @@ def _is_loud(audio: bytes) -> bool:
     return bool(loud_frames(mulaw_decode(audio), FRAME_SAMPLES, LOUD_DBFS).any()) if audio else False
 
 
-def _joined(chunks: Sequence[SpeechChunk]) -> SpeechChunk:
-    if len(chunks) == 1:
-        return chunks[0]
+def joined(chunks: Sequence[SpeechChunk]) -> SpeechChunk:
+    """One chunk of several, in order; the last says where the words end."""
     return replace(chunks[-1], audio=b"".join(chunk.audio for chunk in chunks))

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
+from engines.listening import joined
 from voice_agent.dialog.clauses import ClauseSplitter
 from voice_agent.ports import ReplyChunk, SpeechChunk
 
@@ -135,15 +136,10 @@ def gathered_speech(stream: AsyncIterator[SpeechChunk], ahead_s: float = 0.0) ->
         left_s = ahead_s + sent_bytes / _BYTES_PER_S - (clock() - began_s)
         return min(max(left_s / 2, 0.0), AUDIO_PATIENCE_S)
 
-    return gathered(stream, _join_speech, patience_s, lambda chunk: chunk.last)
+    return gathered(stream, joined, patience_s, lambda chunk: chunk.last)
 
 
 def _join_text(chunks: Sequence[ReplyChunk]) -> ReplyChunk:
     """Only the last may carry a tool call or the end: either is urgent."""
     sources = tuple(dict.fromkeys(source for chunk in chunks for source in chunk.sources))
     return replace(chunks[-1], text="".join(chunk.text for chunk in chunks), sources=sources)
-
-
-def _join_speech(chunks: Sequence[SpeechChunk]) -> SpeechChunk:
-    """The last says where the words end."""
-    return replace(chunks[-1], audio=b"".join(chunk.audio for chunk in chunks))
