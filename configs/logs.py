@@ -12,8 +12,12 @@ PACKAGES: Final = ("actors", "cluster", "configs", "engines", "kb", "loadtest", 
 """Loggers that are ours; those of libraries keep their own levels."""
 
 SERVE_LOGGING: Final = {"enable_access_log": False}
-"""For each deployment of Ray Serve, since its replicas do not take over what ``serve.start`` is told. They would log a
-line for each request, which nobody reads, and hold a thousand of them, 1 MB, until these are written."""
+"""For Ray Serve's proxy and controller. They would log a line for each request, which nobody reads, and hold a thousand
+of them, 1 MB, until these are written."""
+
+REPLICA_LOGGING: Final = {**SERVE_LOGGING, "log_level": "WARNING"}
+"""For each deployment, since replicas do not take over what ``serve.start`` is told. Without the level they would still
+make a line for each request, and then drop it."""
 
 HIDDEN: Final = "(hidden)"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from functools import lru_cache
 
 from kb.spoken import spoken_words
 
@@ -60,9 +61,13 @@ _COMMON_STEMS = frozenset(stem(word) for word in _COMMON_WORDS)
 _SAME = {stem(word): frozenset(map(stem, group.split())) for group in _ALIKE for word in group.split()}
 
 
-def terms(text: str) -> list[str]:
-    """Stems of the informative words, in order, repeated when the text repeats them."""
-    return [stem(word) for word in spoken_words(text) if word not in _STOP_WORDS]
+@lru_cache(maxsize=512)
+def terms(text: str) -> tuple[str, ...]:
+    """Stems of the informative words, in order, repeated when the text repeats them.
+
+    A search asks for those of its question three times, and for those of the sentences that it finds.
+    """
+    return tuple(stem(word) for word in spoken_words(text) if word not in _STOP_WORDS)
 
 
 def telling_terms(text: str) -> frozenset[str]:

@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from configs import policies
-from configs.logs import SERVE_LOGGING, logging_at_start
+from configs.logs import REPLICA_LOGGING, logging_at_start
 from configs.process import settled_at_start
 from configs.runtime import StackContext
 from configs.settings import Settings, StageSettings
@@ -197,7 +197,7 @@ def _deploy(deployment_class: type[Any], stage: StageSettings, log_level: str, *
         health_check_timeout_s=_HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_WAIT_LOOP_S,
-        logging_config=SERVE_LOGGING,
+        logging_config=REPLICA_LOGGING,
         **options,
     )
 

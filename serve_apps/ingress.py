@@ -71,7 +71,7 @@ def ingress_app(context: StackContext, *, replicas: int = 1) -> serve.Applicatio
         health_check_timeout_s=10.0,
         graceful_shutdown_timeout_s=5.0,
         graceful_shutdown_wait_loop_s=0.2,
-        logging_config=logs.SERVE_LOGGING,
+        logging_config=logs.REPLICA_LOGGING,
     )
     application: serve.Application = deployment.bind(context)
     return application

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-import msgpack
+import msgspec
 
 from actors.call.kit import MachineFactory
 from actors.call.outbox import JournalOutbox
@@ -73,7 +73,7 @@ class Orphans:
         """Nobody came: let the dialog end itself, so that its turn and its call are on record."""
         reason, epoch = self._waiting[call_id].reason, self._waiting[call_id].epoch
         try:
-            machine = self._machines.restore(msgpack.unpackb(self.take(call_id)))
+            machine = self._machines.restore(msgspec.msgpack.decode(self.take(call_id)))
         except ProtocolError:
             return
         # The machine's clock does not run backwards: 0 means the time of its newest event.

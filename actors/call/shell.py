@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
-import msgpack
+import msgspec
 
 from actors.call.kit import CallKit, GatewayPort, Machine
 from actors.call.log import CallLog
@@ -298,7 +298,7 @@ class CallShell:
 
     def _send_snapshot(self) -> None:
         self._snapshot_due_s = None
-        state: bytes = msgpack.packb({**self._machine.snapshot(), _SHIFT: self._shift_ms})
+        state = msgspec.msgpack.encode({**self._machine.snapshot(), _SHIFT: self._shift_ms})
         if (state != self._snapshot or not self._answered) and not self._ended:
             self._snapshot, self._answered = state, True
             # All that was told has been fed by now, so the state speaks for it.
@@ -408,8 +408,8 @@ def _unpacked(snapshot: bytes) -> dict[str, Any]:
         ProtocolError: it is none.
     """
     try:
-        values = msgpack.unpackb(snapshot)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        values = msgspec.msgpack.decode(snapshot)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a call snapshot that cannot be unpacked: {error!r}") from error
     if not isinstance(values, dict):
         raise ProtocolError("a call snapshot that is no mapping")

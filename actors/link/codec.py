@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any, Union, get_args, get_origin
 
-import msgpack
+import msgspec
 
 from actors.link.messages import Attach, CallerAudio, CallEvent, Control, Detach, Hello, Play, Snapshot
 from voice_agent.dialog.events import Event
@@ -50,7 +50,7 @@ def encode(message: Message) -> bytes:
         ProtocolError: the object is not a link message or holds a value msgpack cannot carry.
     """
     try:
-        return typing.cast(bytes, msgpack.packb(_pack(message), use_bin_type=True))
+        return msgspec.msgpack.encode(_pack(message))
     except (TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"cannot encode {type(message).__name__}: {error}") from error
 
@@ -62,8 +62,8 @@ def decode(body: bytes) -> Message:
         ProtocolError: not msgpack, an unknown type code, or a field that is missing or of the wrong type.
     """
     try:
-        raw = msgpack.unpackb(body, raw=False, use_list=True)
-    except (ValueError, msgpack.UnpackException) as error:
+        raw = msgspec.msgpack.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"link frame is not msgpack: {error}") from error
     message = _unpack_any(raw, _MESSAGES)
     return typing.cast(Message, message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import msgpack
+import msgspec
 import pytest
 from local_plane import Gate, ListJournal, LocalPlane, until
 
@@ -207,7 +207,7 @@ async def test_a_newer_epoch_takes_the_call_from_the_older_one(house):
 
 async def test_a_snapshot_of_the_future_ends_the_call_in_words(house):
     gateway = await house.gateway()
-    gateway.start("CA1", snapshot=msgpack.packb({"version": 99}))
+    gateway.start("CA1", snapshot=msgspec.msgpack.encode({"version": 99}))
     await until(lambda: gateway.of(Control, "CA1"))
     assert gateway.of(Control, "CA1")[0].verb == "hang_up"
 

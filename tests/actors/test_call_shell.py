@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from itertools import pairwise
 
-import msgpack
+import msgspec
 import pytest
 from local_plane import POLICY, FakeGateway, Gate, ListJournal, LocalPlane, kit_of, until
 
@@ -14,6 +14,7 @@ from actors.call.outbox import CallBegan, LogEntries
 from actors.call.shell import HANDED_OVER, CallShell
 from actors.link.messages import Attach, Snapshot
 from engines.simulated import SimulatedTextToSpeech
+from voice_agent.dialog import snapshot
 from voice_agent.dialog.event_log import event_from
 from voice_agent.dialog.events import (
     ClausePlayed,
@@ -419,7 +420,7 @@ async def test_hand_over_keeps_the_dialog_and_records_nothing():
         assert not call.gateway.controls("hang_up")
     assert not call.journal.of(CallRecord)
     newest = call.gateway.snapshots()[-1].state
-    assert msgpack.unpackb(newest)["call_id"] == "CA1"
+    assert msgspec.msgpack.decode(newest)["call_id"] == "CA1"
     async with Call(snapshot=newest, epoch=2) as second:
         second.utterance = 1
         second.say()
@@ -461,10 +462,11 @@ async def test_what_must_not_be_done_twice_is_told_at_once():
         await until(lambda: any(play.turn == 2 for play in call.gateway.plays()))
         first = next(n for n, message in enumerate(call.gateway.sent) if getattr(message, "turn", 0) == 2)
         state = next(m.state for m in call.gateway.sent[first:] if isinstance(m, Snapshot))
-        assert msgpack.unpackb(state)["state"]["reply"]["released"]
+        assert msgspec.msgpack.decode(state)["state"]["reply"]["released"]
         call.shell.detach("handed_over")
         await call.over()
-        assert msgpack.unpackb(call.shell.snapshot)["state"] == call.shell._machine.snapshot()["state"]
+        kept, _ = snapshot.load(msgspec.msgpack.decode(call.shell.snapshot))
+        assert kept == call.shell._machine._s
 
 
 async def test_events_without_end_fail_the_call():

@@ -10,7 +10,7 @@ import types
 import typing
 from typing import Any, get_args, get_origin
 
-import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,15 +87,15 @@ def test_nested_events_keep_their_types() -> None:
     [
         (b"\xc1", "not msgpack"),
         (b"", "not msgpack"),
-        (msgpack.packb({"a": 1}), "not an array"),
-        (msgpack.packb([]), "not an array"),
-        (msgpack.packb(["Play"]), "not an array"),
-        (msgpack.packb([250, 1]), "unknown"),
-        (msgpack.packb([9, 1, 2]), "unknown here"),  # an event is no message by itself
-        (msgpack.packb([0, "name"]), "expected 3"),
-        (msgpack.packb([0, "name", "token", "1"]), "Hello is str, expected int"),
-        (msgpack.packb([2, "CA1", [0, "n", "t", 1]]), "unknown here"),  # a message is no event
-        (msgpack.packb([2, "CA1", [9, 1, True]]), "bool, expected int"),
+        (msgspec.msgpack.encode({"a": 1}), "not an array"),
+        (msgspec.msgpack.encode([]), "not an array"),
+        (msgspec.msgpack.encode(["Play"]), "not an array"),
+        (msgspec.msgpack.encode([250, 1]), "unknown"),
+        (msgspec.msgpack.encode([9, 1, 2]), "unknown here"),  # an event is no message by itself
+        (msgspec.msgpack.encode([0, "name"]), "expected 3"),
+        (msgspec.msgpack.encode([0, "name", "token", "1"]), "Hello is str, expected int"),
+        (msgspec.msgpack.encode([2, "CA1", [0, "n", "t", 1]]), "unknown here"),  # a message is no event
+        (msgspec.msgpack.encode([2, "CA1", [9, 1, True]]), "bool, expected int"),
     ],
 )
 def test_broken_frames_are_refused_in_words(body: bytes, words: str) -> None:

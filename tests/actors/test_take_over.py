@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import msgpack
+import msgspec
 import pytest
 from local_plane import POLICY, FakeGateway, Gate, ListJournal, LocalPlane, kit_of, until
 
@@ -178,9 +178,9 @@ async def test_a_goodbye_that_was_cut_by_a_lost_gateway_ends_the_call(site):
     site.attach()
     await site.play_out(1)
     await site.kill()
-    machine = DialogMachine.restore(msgpack.unpackb(site.gateway.snapshots()[-1].state), POLICY, machine.agent)
+    machine = DialogMachine.restore(msgspec.msgpack.decode(site.gateway.snapshots()[-1].state), POLICY, machine.agent)
     machine._say("Bye.", "goodbye", end_reason="goodbye")
     machine.take_commands()
-    site.attach(msgpack.packb(machine.snapshot()), now_ms=0, reconnected=True)
+    site.attach(msgspec.msgpack.encode(machine.snapshot()), now_ms=0, reconnected=True)
     await until(lambda: site.run.done())
     assert site.shell.ended
