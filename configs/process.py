@@ -15,6 +15,11 @@ K = TypeVar("K")
 
 TIDY_S: Final = 60.0
 _TIDY: Final = "tidy"
+_M_TRIM_THRESHOLD: Final = -1
+_NEVER: Final = 1 << 30
+# Python has a heap of its own for objects of up to 512 bytes, and glibc maps each block above 128 KB by itself.
+_SMALL_BYTES: Final = 460
+_LARGE_BYTES: Final = 60_000
 
 
 def settle() -> None:
@@ -32,6 +37,21 @@ def settle() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def reserve(megabytes: float) -> None:
+    """Touch ``megabytes`` of the heap of the calling thread, and half a megabyte for small objects, before work begins.
+
+    What lives for seconds leaves holes in a heap, and each moment busier than all before adds some: it grows for
+    hours, ever more slowly, though nothing is kept. In memory that is there already this takes no more of the machine,
+    and no call waits for a page. From now on glibc keeps what it has.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    small = [b"." * _SMALL_BYTES for _ in range(500_000 // _SMALL_BYTES)]
+    large = [b"." * _LARGE_BYTES for _ in range(int(megabytes * 1e6) // _LARGE_BYTES)]
+    del small, large
 
 
 def keep_tidy() -> None:

@@ -28,7 +28,7 @@ from actors.link.messages import (
 )
 from actors.tasks import LoopLag, TaskKeeper
 from configs import main_thread
-from configs.process import keep_tidy, settle
+from configs.process import keep_tidy, reserve, settle
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
@@ -41,6 +41,9 @@ FLUSH_S: Final = 2.0
 TURN_POLL_S: Final = 0.05
 GATEWAY_SILENCE_S: Final = 5.0
 """A gateway is given more time than an actor: nobody is better off when its calls are left early."""
+HEAP_MB: Final = 1.0
+HEAP_MB_PER_CALL: Final = 0.3
+"""What the calls of an actor take of the heap at most in half an hour at ten calls, and some more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class CallActor:
         )
         host, port = await self._server.start(edges.bind_host)
         settle()
+        reserve(HEAP_MB + HEAP_MB_PER_CALL * self._capacity)
         keep_tidy()
         main_thread.rest()
         return HostAddress(self._host_id, host, port)

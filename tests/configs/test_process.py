@@ -86,3 +86,28 @@ def test_holes_in_the_heap_go_back() -> None:
     before = psutil.Process().memory_info().rss
     settle()
     assert before - psutil.Process().memory_info().rss > 30e6
+
+
+_RESERVE = """
+import sys, psutil
+from configs.process import reserve
+if sys.argv[1] == "reserved":
+    reserve(4.0)
+def grown():
+    before = psutil.Process().memory_info().rss
+    taken = [b"." * 5000 for _ in range(600)]
+    return psutil.Process().memory_info().rss - before
+print(grown())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_work_finds_the_memory_that_was_reserved() -> None:
+    def grown(how: str) -> int:
+        told = subprocess.run(
+            [sys.executable, "-c", _RESERVE, how], check=True, timeout=60, capture_output=True, text=True
+        )
+        return int(told.stdout)
+
+    assert grown("new") > 2e6
+    assert grown("reserved") < 2e5
