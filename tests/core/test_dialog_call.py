@@ -222,6 +222,36 @@ def test_a_caller_who_goes_on_is_answered_once_and_whole() -> None:
     assert first.turn == replies[0].turn
 
 
+def test_sound_that_crosses_the_end_of_the_turn_on_its_way_leaves_nobody_waiting() -> None:
+    """The gateway closes the utterance when the command comes, so no pause would ever be told of what was resumed."""
+    world = started()
+    end = world.say(3000, 1, "when do you open")
+    closed_at = run_until_closed(world, end)
+    world.machine.receive(e.SpeechResumed(1, closed_at - 1), closed_at)
+    world.run(end + 8000)
+    assert world.records[1].heard_text_pii == ANSWERS["when do you open"]
+    assert world.machine.state is State.LISTENING
+
+
+def test_speech_that_crosses_the_end_of_the_turn_is_the_next_utterance() -> None:
+    world = started()
+    closed_at = run_until_closed(world, world.say(3000, 1, "do you rent"))
+    world.machine.receive(e.SpeechResumed(1, closed_at - 1), closed_at)
+    end = world.say(closed_at, 2, "do you rent bicycles")
+    world.run(end + 8000)
+    replies = [record for record in world.records if record.kind == "reply"]
+    assert [record.outcome for record in replies] == ["interrupted", "completed"]
+    assert replies[1].heard_text_pii == ANSWERS["do you rent bicycles"]
+
+
+def run_until_closed(world: World, after: int) -> int:
+    """Run until the turn is over; the time."""
+    while not world.commands(c.CloseUtterance):
+        after += 1
+        world.run(after)
+    return after
+
+
 def test_words_over_the_agent_take_the_turn_and_history_holds_what_was_heard() -> None:
     world = started()
     end = world.say(3000, 1, "do you rent bicycles")

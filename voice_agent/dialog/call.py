@@ -14,6 +14,11 @@ from voice_agent.dialog.events import (
     JobFailed,
     PassagesReady,
     ReplyReceived,
+    SpeechFaded,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechRose,
+    SpeechStarted,
     SpeechSynthesised,
     ToolFinished,
     TranscriptReady,
@@ -26,6 +31,9 @@ from voice_agent.plan import Director
 
 RESULTS = (TranscriptReady, PassagesReady, ReplyReceived, SpeechSynthesised, ToolFinished, JobFailed)
 """Events that answer a job. One whose job is not open is refused: it belongs to a turn that is gone."""
+SPEECH = (SpeechStarted, SpeechPaused, SpeechResumed, SpeechFaded, SpeechRose)
+"""Events of an utterance. One that is closed has no more: what is told of it has crossed the command on its way, and
+the gateway begins another for what the caller goes on to say."""
 
 
 class Call(ABC):
@@ -79,6 +87,7 @@ class Call(ABC):
             self._s.confidence = utterance.confidence
         self._commands.append(CloseUtterance(utterance.number))
         self._s.jobs = {job for job in self._s.jobs if job[0] != "transcribe" or job[1] != utterance.number}
+        self._s.closed = utterance.number
         self._s.utterance = None
 
     def _end(self, reason: str) -> None:

@@ -48,7 +48,7 @@ class SpeechPaused:
 
 @dataclass(frozen=True, slots=True)
 class SpeechResumed:
-    """The caller went on with an utterance that is still open (no ``CloseUtterance`` was commanded)."""
+    """The caller went on with an utterance that is still open: no ``CloseUtterance`` has reached the gateway."""
 
     utterance: int
     onset_ms: int

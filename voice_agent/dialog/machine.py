@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from voice_agent.dialog import snapshot as snapshots
-from voice_agent.dialog.call import RESULTS
+from voice_agent.dialog.call import RESULTS, SPEECH
 from voice_agent.dialog.commands import (
     CancelTurn,
     Command,
@@ -53,6 +53,9 @@ class DialogMachine(TakingOver):
         self._advance(now_ms)
         if isinstance(event, RESULTS) and not self._settle(event):
             self._s.count("stale_results")
+            return
+        if isinstance(event, SPEECH) and event.utterance <= self._s.closed:
+            self._s.count("late_speech")
             return
         handler = TRANSITIONS.get((self._s.state, type(event)))
         if handler is not None:

@@ -64,14 +64,15 @@ class Utterance:
 class CallState:
     """Everything that has to survive a hand-over.
 
-    ``quiet_ms`` is when the last sound on the line ended or will end, the caller's or ours, as far as is known.
-    ``heard_by`` is the engine that gave the words of this turn.
+    ``closed`` is the number of the last utterance that is over. ``quiet_ms`` is when the last sound on the line ended
+    or will end, the caller's or ours, as far as is known. ``heard_by`` is the engine that gave the words of this turn.
     """
 
     state: State = State.NEW
     turn: int = 0
     pauses: int = 0
     utterance: Utterance | None = None
+    closed: int = 0
     prefix: list[str] = field(default_factory=list)
     confidence: float = 1.0
     times: StageTimes = field(default_factory=StageTimes)

@@ -59,7 +59,7 @@ class TakingOver(Interrupting):
         """
         if self._s.state is State.ENDED:
             return
-        reply, self._s.utterance = self._s.reply, None
+        reply, self._s.utterance, self._s.closed = self._s.reply, None, 0
         for timer in (Timer.ENDPOINT, Timer.CONFIRM, Timer.SILENCE, Timer.KEYS, Timer.FILLER):
             self._s.timers.pop(timer, None)
         if reply is not None and reply.released:
