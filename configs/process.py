@@ -17,9 +17,12 @@ TIDY_S: Final = 60.0
 _TIDY: Final = "tidy"
 _M_TRIM_THRESHOLD: Final = -1
 _NEVER: Final = 1 << 30
-# Python has a heap of its own for objects of up to 512 bytes, and glibc maps each block above 128 KB by itself.
+# Python has a heap of its own for objects of up to 512 bytes, in arenas that it gives back when nothing is in them;
+# glibc maps each block above 128 KB by itself.
+_ARENA_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 460
 _LARGE_BYTES: Final = 60_000
+_reserved: Final[list[bytes]] = []
 
 
 def settle() -> None:
@@ -40,7 +43,7 @@ def settle() -> None:
 
 
 def reserve(megabytes: float) -> None:
-    """Touch ``megabytes`` of the heap of the calling thread, and half a megabyte for small objects, before work begins.
+    """Touch ``megabytes`` of the heap of the calling thread, and one more for small objects, before work begins.
 
     What lives for seconds leaves holes in a heap, and each moment busier than all before adds some: it grows for
     hours, ever more slowly, though nothing is kept. In memory that is there already this takes no more of the machine,
@@ -49,9 +52,11 @@ def reserve(megabytes: float) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
-    small = [b"." * _SMALL_BYTES for _ in range(500_000 // _SMALL_BYTES)]
     large = [b"." * _LARGE_BYTES for _ in range(int(megabytes * 1e6) // _LARGE_BYTES)]
-    del small, large
+    small = [b"." * _SMALL_BYTES for _ in range(int(2.5 * _ARENA_BYTES) // _SMALL_BYTES)]
+    # The one in the middle lies in an arena that is touched throughout, and keeps it.
+    _reserved.append(small[len(small) // 2])
+    del large, small
 
 
 def keep_tidy() -> None:
