@@ -43,6 +43,7 @@ class Generator:
         self._http = WebhookClient()
         self._ticker = Ticker()
         self._calls: dict[int, tuple[EmulatedCall, ScriptedCaller]] = {}
+        self._leaving = False
         # One, so that a hundred calls that end together are measured one after the other.
         self._measuring = ThreadPoolExecutor(1)
 
@@ -57,6 +58,7 @@ class Generator:
                 elif isinstance(message, pipe.Cut):
                     self._cut(message)
                 elif isinstance(message, pipe.Leave):
+                    self._leaving = True
                     for _, caller in self._calls.values():
                         caller.leave()
             for task in running:
@@ -77,6 +79,8 @@ class Generator:
         call = EmulatedCall(self._setup.target, caller, self._http, self._ticker, drawn.network)
         sid = call.trace.call_sid
         self._calls[number] = call, caller
+        if self._leaving:
+            caller.leave()
         try:
             trace = await call.run()
         finally:

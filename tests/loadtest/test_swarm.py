@@ -64,6 +64,18 @@ async def test_calls_that_end_are_replaced_and_all_leave_at_the_end(tmp_path):
     assert all(call.outcome.ok for call in result.calls)
 
 
+async def test_a_call_that_is_placed_while_all_leave_leaves_too(tmp_path):
+    class Hurried(Swarm):
+        async def _place_next(self):
+            await super()._place_next()
+            self.leave()
+
+    plan = plan_of(CallerScript("patient", (AwaitHangUp(60_000),)))
+    async with stack_of(greets) as stack, asyncio.timeout(60), Hurried(stack.target, plan, tmp_path) as swarm:
+        result = await swarm.run()
+    assert [call.outcome.reason for call in result.calls] == ["left"]
+
+
 async def test_the_total_of_calls_is_bounded(tmp_path):
     plan = plan_of(CallerScript("short", (HangUp(After(100)),)), steady_s=2.0, most_calls=4)
     async with stack_of(greets) as stack:
