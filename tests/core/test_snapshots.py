@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from snapshot_moments import FOLDER, MOMENTS
 from test_call_director import PHRASES, director
@@ -86,6 +87,17 @@ def test_a_call_of_an_old_snapshot_goes_on_to_its_end(path: Path) -> None:
 def test_load_and_dump_give_the_same_again(moment: str) -> None:
     data = plain(MOMENTS[moment]().machine)
     assert plain(restored(data)) == data
+
+
+def test_a_number_of_an_engine_is_kept_as_a_plain_one() -> None:
+    machine = MOMENTS["paused"]().machine
+    machine._s.confidence = np.float64(0.25)
+    data = machine.snapshot()
+    assert type(data["state"]["confidence"]) is float
+    assert restored(json.loads(json.dumps(data)))._s.confidence == 0.25
+    machine._s.digits = object()
+    with pytest.raises(TypeError, match="cannot keep a object"):
+        machine.snapshot()
 
 
 def test_a_newer_version_is_refused_in_words() -> None:

@@ -20,7 +20,7 @@ VERSION = 1
 
 def dump(state: CallState, call_id: str) -> dict[str, Any]:
     """A snapshot of ``state``: the same for equal states, whatever the order in their sets."""
-    values = msgspec.to_builtins(state, str_keys=True, order="deterministic")
+    values = msgspec.to_builtins(state, str_keys=True, order="deterministic", enc_hook=_plain)
     return {"version": VERSION, "call_id": call_id, "state": values}
 
 
@@ -34,7 +34,15 @@ def load(data: Mapping[str, Any]) -> tuple[CallState, str]:
     if not isinstance(version, int) or version > VERSION:
         raise ProtocolError(f"This code reads call snapshots up to version {VERSION}; this one is of {version!r}.")
     try:
-        return msgspec.convert(data["state"], CallState, str_keys=True), str(data["call_id"])
+        return msgspec.convert(data["state"], CallState, str_keys=True, strict=False), str(data["call_id"])
     except (KeyError, msgspec.ValidationError) as error:
         # A state or a timer this code has no name for, a field of another shape.
         raise ProtocolError(f"This call snapshot holds what this code cannot read: {error!r}.") from error
+
+
+def _plain(value: object) -> object:
+    """A number of an engine that is of a kind of its own, as numpy's are."""
+    for kind in (float, int, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"a call cannot keep a {type(value).__name__}")
