@@ -22,7 +22,7 @@ _NEVER: Final = 1 << 30
 _ARENA_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 460
 _LARGE_BYTES: Final = 60_000
-_reserved: Final[list[bytes]] = []
+_kept: Final[list[bytes]] = []
 
 
 def settle() -> None:
@@ -42,7 +42,7 @@ def settle() -> None:
         trim(0)
 
 
-def reserve(megabytes: float) -> None:
+def touch_heap(megabytes: float) -> None:
     """Touch ``megabytes`` of the heap of the calling thread, and one more for small objects, before work begins.
 
     What lives for seconds leaves holes in a heap, and each moment busier than all before adds some: it grows for
@@ -55,7 +55,7 @@ def reserve(megabytes: float) -> None:
     large = [b"." * _LARGE_BYTES for _ in range(int(megabytes * 1e6) // _LARGE_BYTES)]
     small = [b"." * _SMALL_BYTES for _ in range(int(2.5 * _ARENA_BYTES) // _SMALL_BYTES)]
     # The one in the middle lies in an arena that is touched throughout, and keeps it.
-    _reserved.append(small[len(small) // 2])
+    _kept.append(small[len(small) // 2])
     del large, small
 
 

@@ -28,7 +28,7 @@ from actors.link.messages import (
 )
 from actors.tasks import LoopLag, TaskKeeper
 from configs import main_thread
-from configs.process import keep_tidy, reserve, settle
+from configs.process import keep_tidy, settle, touch_heap
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
@@ -109,7 +109,7 @@ class CallActor:
         )
         host, port = await self._server.start(edges.bind_host)
         settle()
-        reserve(HEAP_MB + HEAP_MB_PER_CALL * self._capacity)
+        touch_heap(HEAP_MB + HEAP_MB_PER_CALL * self._capacity)
         keep_tidy()
         main_thread.rest()
         return HostAddress(self._host_id, host, port)

@@ -90,9 +90,9 @@ def test_holes_in_the_heap_go_back() -> None:
 
 _RESERVE = """
 import sys, psutil
-from configs.process import reserve
+from configs.process import touch_heap
 if sys.argv[1] == "reserved":
-    reserve(4.0)
+    touch_heap(4.0)
 def grown(size, count):
     before = psutil.Process().memory_info().rss
     taken = [b"." * size for _ in range(count)]
