@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from configs import logs
-from configs.process import keep_tidy, settle
+from configs.process import begin_work
 from voice_agent.errors import VoiceAgentError
 
 logger = logging.getLogger(__name__)
@@ -30,5 +30,4 @@ async def _boot(actor: Any) -> None:
     except (VoiceAgentError, OSError) as error:
         # Whoever waits for the actor calls ``start`` again and is told the same.
         logger.warning("actor did not start", extra={"actor": type(actor).__name__, "reason": str(error)})
-    settle()
-    keep_tidy()
+    begin_work()

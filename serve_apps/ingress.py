@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from configs import logs
-from configs.process import keep_tidy, settle
+from configs.process import begin_work
 from configs.runtime import StackContext
 from serve_apps import api, health, http_errors
 from serve_apps.backends import Backends
@@ -50,8 +50,7 @@ class Ingress:
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        settle()
-        keep_tidy()
+        begin_work()
         try:
             yield
         finally:

@@ -28,7 +28,7 @@ from actors.link.messages import (
 )
 from actors.tasks import LoopLag, TaskKeeper
 from configs import main_thread
-from configs.process import keep_tidy, settle, touch_heap
+from configs.process import begin_work
 from configs.runtime import StackContext
 from voice_agent.admission import HostAddress
 from voice_agent.dialog.events import HangUpRequested
@@ -108,9 +108,7 @@ class CallActor:
             limits=LinkLimits().patient(GATEWAY_SILENCE_S),
         )
         host, port = await self._server.start(edges.bind_host)
-        settle()
-        touch_heap(HEAP_MB + HEAP_MB_PER_CALL * self._capacity)
-        keep_tidy()
+        begin_work(HEAP_MB + HEAP_MB_PER_CALL * self._capacity)
         main_thread.rest()
         return HostAddress(self._host_id, host, port)
 
