@@ -258,6 +258,12 @@ class KnowledgeSettings(Section):
     collection: str = Field("kb", description="Qdrant collection.")
     qdrant_url: str = Field("", description="Qdrant server; empty: embedded under data_dir.")
     qdrant_api_key: str = Field("", description="Key of the Qdrant server.", json_schema_extra={"secret": True})
+    copy_sentences: int = Field(
+        20_000,
+        ge=0,
+        description="What a Qdrant server holds is copied into the retriever, up to so many sentences, to answer from while "
+        "the server is away. 0: no copy.",
+    )
     chunk_words: int = Field(120, ge=20, description="Largest chunk, in words.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,10 @@ from kb.vocabulary import VocabularyStats, write_vocabulary
 from voice_agent.errors import DocumentError
 from voice_agent.ports import Embedder, SearchResponse
 
+logger = logging.getLogger(__name__)
+
+COPY = "copy"
+"""What has answered, where not the vector store itself."""
 # Part of every content hash: raise it when parsing, chunking or indexing changes, and everything is ingested anew.
 PIPELINE_VERSION = 1
 
@@ -78,6 +83,17 @@ class KnowledgeBase:
         self._options = options
         self._changing = threading.Lock()
         self._version = kb_version(ledger.entries().values())
+        self._copied = ""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the vector store lives in this process: it is not away then while the process is there."""
+        return self._store.embedded
+
+    @property
+    def away(self) -> str:
+        """Why a copy answers, and not the vector store's server; empty while the server does."""
+        return self._store.away
 
     @property
     def version(self) -> str:
@@ -85,15 +101,32 @@ class KnowledgeBase:
         return self._version
 
     def search(self, query: str, top_k: int) -> SearchResponse:
-        """The best passages for a question.
+        """The best passages for a question; ``engine`` is ``COPY`` while a copy answers.
 
         Raises:
-            StorageError: the store failed.
+            StorageError: the store failed, and there is no copy.
         """
         began = time.perf_counter()
         passages = retrieve(self._store, self._embedder, query, top_k=top_k)
         elapsed_ms = (time.perf_counter() - began) * 1000
-        return SearchResponse(passages=passages, kb_version=self._version, engine_ms=elapsed_ms)
+        answering = COPY if self._store.away else ""
+        return SearchResponse(passages, kb_version=self._version, engine_ms=elapsed_ms, engine=answering)
+
+    def look(self) -> None:
+        """Ask a server that was away again, and keep the copy of what it holds like the ledger. To be called again
+        and again: documents come and go through other processes too.
+
+        Raises:
+            StorageError: the ledger or the server failed.
+        """
+        if self._store.away and not self._store.ask_again():
+            return
+        with self._changing:
+            version = kb_version(self._ledger.entries().values())
+            if version != self._copied:
+                if not self._store.take_copy():
+                    logger.warning("no copy of the vector store: it holds more than kb.copy_sentences")
+                self._version = self._copied = version
 
     def ingest(self, paths: Sequence[str | Path], progress: Progress | None = None) -> IngestReport:
         """Bring files and folders in: new ones are added, changed ones replaced, unchanged ones skipped.

@@ -54,6 +54,7 @@ def open_knowledge_base(settings: Settings, *, data_dir: Path, dsn: str, root: P
         api_key=settings.kb.qdrant_api_key,
         collection=settings.kb.collection,
         dimension=embedder.dimension,
+        copy_sentences=settings.kb.copy_sentences,
     )
     ledger: DocumentLedger = PostgresLedger(dsn) if dsn else FileLedger(data_dir / "documents.json")
     options = KnowledgeOptions(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from kb.document import Chunk, innermost
 from kb.index import VectorIndex, build_index
 from kb.terms import document_vector, term_id
 from voice_agent.errors import StorageError
+
+T = TypeVar("T")
 
 DENSE, SPARSE = "dense", "sparse"
 _BATCH_POINTS = 128
@@ -58,7 +60,7 @@ class SentenceHit:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The embedded store's sentences and their vectors, row by row, for searches. Replaced whole by a change."""
+    """Sentences and their vectors, row by row, for searches. Replaced whole by a change."""
 
     sentences: tuple[StoredSentence, ...]
     index: VectorIndex
@@ -79,7 +81,8 @@ class _Held:
 class VectorStore:
     """One collection of sentences. Thread-safe.
 
-    A server searches itself. The embedded store is searched in arrays held beside it.
+    A server searches itself. The embedded store is searched in arrays held beside it, and so is the copy that
+    ``take_copy`` read while a server is away.
 
     Args:
         path: folder of the embedded store; used when ``url`` is empty. One process at a time can hold it.
@@ -87,6 +90,7 @@ class VectorStore:
         api_key: its key.
         collection: name; made when missing.
         dimension: length of the dense vectors.
+        copy_sentences: a server's content is copied when it is no more than this.
 
     Raises:
         StorageError: the folder is held by another process, the server is out of reach or refuses, or the collection
@@ -94,13 +98,22 @@ class VectorStore:
     """
 
     def __init__(
-        self, *, path: Path | None = None, url: str = "", api_key: str = "", collection: str = "kb", dimension: int
+        self,
+        *,
+        path: Path | None = None,
+        url: str = "",
+        api_key: str = "",
+        collection: str = "kb",
+        dimension: int,
+        copy_sentences: int = 0,
     ) -> None:
         self._collection = collection
         self._dimension = dimension
+        self._copy_sentences = copy_sentences
         self._where = url or str(path or "memory")
         self._embedded = not url
         self._held: _Held | None = None
+        self._away = ""
         # The embedded store is plain Python over shared arrays: no one may see an upsert half done. A server takes
         # requests side by side, and one that hangs must hold up nobody else's.
         self._lock: AbstractContextManager[Any] = threading.RLock() if self._embedded else nullcontext()
@@ -167,8 +180,11 @@ class VectorStore:
 
     def search(self, dense: NDArray[np.float32], sparse: Mapping[int, float], *, limit: int) -> list[SentenceHit]:
         """Sentences found by either search, at most ``limit`` each, in no order. Every hit carries its cosine."""
-        if self._embedded:
-            return self._hold().search(dense, sparse, limit)
+        return self._answer(
+            lambda: self._search_server(dense, sparse, limit), lambda held: held.search(dense, sparse, limit)
+        )
+
+    def _search_server(self, dense: NDArray[np.float32], sparse: Mapping[int, float], limit: int) -> list[SentenceHit]:
         vector = [float(value) for value in dense]
         requests = [models.QueryRequest(query=vector, using=DENSE, limit=limit, with_payload=True)]
         if sparse:
@@ -190,9 +206,10 @@ class VectorStore:
 
     def has_term(self, term: str) -> bool:
         """Whether any sentence has this stem."""
-        if self._embedded:
-            return self._hold().index.has(term_id(term))
-        weights = models.SparseVector(indices=[term_id(term)], values=[1.0])
+        return self._answer(lambda: self._server_has(term_id(term)), lambda held: held.index.has(term_id(term)))
+
+    def _server_has(self, term: int) -> bool:
+        weights = models.SparseVector(indices=[term], values=[1.0])
         with self._guarded():
             answer = self._searching.query_points(self._collection, query=weights, using=SPARSE, limit=1)
         return any(point.score > 0 for point in answer.points)
@@ -203,6 +220,33 @@ class VectorStore:
             self._held = None
             self._client.close()
             self._searching.close()
+
+    @property
+    def away(self) -> str:
+        """Why the copy is searched at present, and not the server; empty while the server is."""
+        return self._away
+
+    def ask_again(self) -> bool:
+        """Whether a server that was away has its collection again; searches go there then."""
+        try:
+            with self._guarded():
+                there = self._searching.collection_exists(self._collection)
+        except StorageError:
+            return False
+        if there:
+            self._away = ""
+        return there
+
+    def take_copy(self) -> bool:
+        """Copy what a server holds, for searches while it is away; False when that is too much.
+
+        Raises:
+            StorageError: the server failed; an earlier copy stays.
+        """
+        with self._guarded():
+            few = self._client.count(self._collection, exact=True).count <= self._copy_sentences
+            self._held = self._read() if few else None
+        return few
 
     @property
     def embedded(self) -> bool:
@@ -217,6 +261,20 @@ class VectorStore:
         """
         if self._embedded:
             self._hold()
+
+    def _answer(self, server: Callable[[], T], held: Callable[[_Held], T]) -> T:
+        """By what is held, of a server only while it is away."""
+        if self._embedded:
+            return held(self._hold())
+        copy = self._held
+        if copy is None or not self._away:
+            try:
+                return server()
+            except StorageError as error:
+                if copy is None:
+                    raise
+                self._away = error.message
+        return held(copy)
 
     def _hold(self) -> _Held:
         """What a search of the embedded store reads: read once, and again after a change that failed."""
@@ -247,7 +305,8 @@ class VectorStore:
                 yield self._held and self._held.without(source)
                 done = True
             finally:
-                if not done:
+                # What became of the change is read again. A server that failed cannot be read: the copy stays.
+                if not done and self._embedded:
                     self._held = None
 
     def _prepare(self, dimension: int) -> None:

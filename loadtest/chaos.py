@@ -27,9 +27,10 @@ from configs.settings import AgentSettings
 from loadtest.bench import SCRIPT as _BENCH_SCRIPT
 from loadtest.bench import describe_machine, varied
 from loadtest.chaos_report import STOPPED, ChaosReport, Strike, summarise
-from loadtest.chaos_stack import GATEWAY, POSTGRES, Recovery, StackView, Victim, kill
+from loadtest.chaos_stack import GATEWAY, POSTGRES, QDRANT, Recovery, StackView, Victim, kill
 from loadtest.chaos_verdict import CallVerdict, Said, judge_agent, judge_caller, judge_records, phrases_in, spoken_ms
 from loadtest.place import CallOutcome, CallProgress, place_calls
+from loadtest.qdrant_stand_in import QdrantStandIn
 from loadtest.recording import read_stereo
 from loadtest.sampler import CALL_ACTOR, GCS
 from loadtest.script import CallerScript, load_script
@@ -44,7 +45,7 @@ _COMPANY: Final = "Harbor Street Bicycles"
 MOMENTS: Final = ("listening", "thinking", "speaking")
 OTHERS: Final = (
     GATEWAY, "dispatcher", "stt", "journal", "llm", "tts", "serve_controller", "tools", POSTGRES, "retriever",
-    "ingress", "proxy_actor", GCS,
+    QDRANT, "ingress", "proxy_actor", GCS,
 )  # fmt: skip
 _CUES: Final = {"listening": ("caller_says", 0.5), "thinking": ("caller_says", 0.25), "speaking": ("agent_speaks", 1.2)}
 """What a moment begins with, and how long after it to strike; thinking counts from the end of the line."""
@@ -187,15 +188,21 @@ class Striker:
 
 
 async def run_chaos(
-    stack: RunningStack, folder: Path, planned: Sequence[tuple[str, str]], *, calls: int, say: Callable[[str], None]
+    stack: RunningStack,
+    folder: Path,
+    planned: Sequence[tuple[str, str]],
+    *,
+    calls: int,
+    say: Callable[[str], None],
+    qdrant: QdrantStandIn | None = None,
 ) -> ChaosReport:
-    """Keep ``calls`` calls going until the plan is done, then judge each of them."""
+    """Keep ``calls`` calls going until the plan is done, then judge each of them. ``qdrant`` is what the stack uses."""
     script, traffic = load_script(SCRIPT), Traffic()
     lines = await CallerSpeech.open().lines(script.lines)
     traffic.lines_s = {text: len(audio) / 8000 for (text, _), audio in lines.items()}
     outcomes: list[CallOutcome] = []
     async with httpx.AsyncClient(trust_env=False) as http:
-        view = StackView(stack, http)
+        view = StackView(stack, http, qdrant)
         striker = Striker(view, traffic, say)
         striking = asyncio.create_task(striker.run(planned))
         while not striking.done():
@@ -265,8 +272,10 @@ async def _main(arguments: argparse.Namespace) -> int:
     stalled = tuple(kind for kind in arguments.stalled.split(",") if kind)
     planned = plan(arguments.actor_kills, arguments.rounds, others, arguments.stalls, stalled)
     _say(f"starting a stack; {len(planned)} strikes, {arguments.calls} calls at a time")
-    async with running_stack("simulated", sets, out_dir / "var", out_dir / "up.log") as stack:
-        report = await run_chaos(stack, out_dir, planned, calls=arguments.calls, say=_say)
+    with QdrantStandIn(out_dir / "qdrant") as qdrant:
+        sets |= {"kb.qdrant_url": qdrant.url}
+        async with running_stack("simulated", sets, out_dir / "var", out_dir / "up.log") as stack:
+            report = await run_chaos(stack, out_dir, planned, calls=arguments.calls, say=_say, qdrant=qdrant)
     report.write(out_dir)
     print(report.markdown())
     return 0 if report.good else 1

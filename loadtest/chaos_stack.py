@@ -13,12 +13,15 @@ from typing import Any, Final
 import httpx
 import psutil
 
+from loadtest.qdrant_stand_in import QdrantStandIn
 from loadtest.sampler import CALL_ACTOR, kind_of
 from loadtest.stack_process import RunningStack
 
 POLL_S: Final = 0.05
 GATEWAY: Final = "media_gateway"
 POSTGRES: Final = "postgres"
+QDRANT: Final = "qdrant"
+"""Its stand-in, of which this process is the parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class Victim:
 class StackView:
     """What the stack says of itself over ``/api``, and what the machine says of its processes."""
 
-    def __init__(self, stack: RunningStack, http: httpx.AsyncClient) -> None:
+    def __init__(self, stack: RunningStack, http: httpx.AsyncClient, qdrant: QdrantStandIn | None = None) -> None:
+        self._qdrant = qdrant
         self._root = stack.pids["cli"][0]
         self._http = http
         self._base = stack.target.webhook_url
@@ -82,6 +86,8 @@ class StackView:
 
     def processes(self, kind: str) -> list[psutil.Process]:
         """Living processes of a kind, oldest first."""
+        if kind == QDRANT:
+            return [psutil.Process(pid) for pid in (self._qdrant and self._qdrant.pid,) if pid]
         try:
             below = psutil.Process(self._root).children(recursive=kind != POSTGRES)
         except psutil.Error:
@@ -183,7 +189,17 @@ class Recovery:
         else:
             there = [process.pid for process in self._view.processes(victim.kind)]
             back = len(there) >= before and victim.pid not in there and await self._view.get("/readyz") is not None
+            if victim.kind == QDRANT:
+                back = back and await self._searched_again()
         return [(time.time() - killed_at_s) * 1000] if back else None
+
+    async def _searched_again(self) -> bool:
+        """Whether the last question of each actor with calls was answered by Qdrant, and not by the copy of it."""
+        hosts = (await self._view.status()).get("dispatcher", {}).get("hosts", {})
+        stages = [host.get("stages", {}).get("retriever", {}) for host in hosts.values() if host.get("calls")]
+        return any(stage.get("fallbacks") for stage in stages) and all(
+            stage.get("answering") == stage.get("engine") for stage in stages
+        )
 
     async def _moved(self, victim: Victim, killed_at_s: float) -> list[float] | None:
         """From the kill to the next actor's first word, for each call, as the gateways noted it."""

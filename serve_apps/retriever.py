@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +22,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SEARCH_THREADS = 2
+_LOOK_S = 30.0
+"""Between two looks whether other processes have changed what a server holds."""
+_ASK_AGAIN_S = 1.0
+"""Between two questions whether a server that was away is back."""
 
 
 class Retriever:
@@ -32,6 +39,9 @@ class Retriever:
         self._engine = context.settings.retriever.engine
         self._searches = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="ingest")
+        self._missed = threading.Event()
+        if not self._knowledge.embedded:
+            threading.Thread(target=self._look, name="look", daemon=True).start()
 
     async def capabilities(self) -> Capabilities:
         """Name of the embedder, and the knowledge base's version."""
@@ -41,25 +51,41 @@ class Retriever:
         """The best passages for a question.
 
         Raises:
-            StorageError: the vector store failed.
+            StorageError: the vector store failed, and there is no copy of it.
         """
         try:
             found = await self._run(
                 self._searches, lambda: self._knowledge.search(request.query, request.top_k), request.call_id
             )
         except StorageError as error:
-            self._tell(error.message)
+            self._tell("questions have no answer", error.message)
             raise
-        self._tell("")
-        return found
+        if found.engine:
+            self._tell("a copy of it answers", self._knowledge.away)
+            self._missed.set()
+        else:
+            self._tell("", "")
+        return replace(found, engine=found.engine or self._engine)
 
-    def _tell(self, reason: str) -> None:
+    def _tell(self, so: str, reason: str) -> None:
         """Say once that the vector store is away, and once that it is back: callers are told each time."""
-        if reason and not self._away:
-            logger.warning("vector store away, questions have no answer", extra={"reason": reason})
-        elif self._away and not reason:
+        if so and so != self._away:
+            logger.warning("vector store away, %s", so, extra={"reason": reason})
+        elif self._away and not so:
             logger.warning("vector store is back")
-        self._away = reason
+        self._away = so
+
+    def _look(self) -> None:
+        while True:
+            try:
+                self._knowledge.look()
+            except StorageError as error:
+                logger.warning("no look at the vector store", extra={"reason": error.message})
+            self._missed.clear()
+            if self._knowledge.away:
+                time.sleep(_ASK_AGAIN_S)
+            else:
+                self._missed.wait(_LOOK_S)
 
     async def ingest(self, paths: list[str]) -> dict[str, Any]:
         """Bring files and folders in and write the recogniser's vocabulary; the report as plain values.

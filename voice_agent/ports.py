@@ -176,11 +176,12 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class SearchResponse:
-    """Passages, best first, and the knowledge base version they came from."""
+    """Passages, best first, the knowledge base version they came from, and what has found them."""
 
     passages: tuple[Passage, ...]
     kb_version: str = ""
     engine_ms: float = 0.0
+    engine: str = ""
 
 
 @runtime_checkable

@@ -184,7 +184,7 @@ class ServePlane:
         started_s = time.monotonic()
         response: SearchResponse = await self._unary("retriever", self._handles["retriever"], request)
         self._load.note((time.monotonic() - started_s) * 1000, response.engine_ms)
-        return response
+        return replace(response, engine=self._health.answered("retriever", response.engine))
 
     def reply(self, request: ReplyRequest) -> AsyncGenerator[ReplyChunk, None]:
         """Stream a reply."""

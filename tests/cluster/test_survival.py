@@ -19,8 +19,9 @@ from cluster import statefile
 from cluster.commands.call import target_of
 from loadtest.chaos import SETS, run_chaos
 from loadtest.chaos_report import ChaosReport
-from loadtest.chaos_stack import GATEWAY, POSTGRES, StackView
+from loadtest.chaos_stack import GATEWAY, POSTGRES, QDRANT, StackView
 from loadtest.place import place_call
+from loadtest.qdrant_stand_in import QdrantStandIn
 from loadtest.sampler import CALL_ACTOR, GCS
 from loadtest.script import AgentSilent, CallerScript, HangUp
 from loadtest.stack_process import RunningStack
@@ -31,8 +32,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.audio, pytest.m
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    sets = SETS | {"calls.max_calls": "4", "tools.replicas": "1"}
+def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantStandIn]:
+    with QdrantStandIn(tmp_path_factory.mktemp("qdrant")) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, qdrant: QdrantStandIn) -> Iterator[Up]:
+    sets = SETS | {"calls.max_calls": "4", "tools.replicas": "1", "kb.qdrant_url": qdrant.url}
     with launched(
         tmp_path_factory.mktemp("stack"), **{key.replace(".", "__"): value for key, value in sets.items()}
     ) as up:
@@ -46,9 +53,11 @@ def stack(up: Up) -> RunningStack:
     return RunningStack(ready, target_of(state), state.secret_api_key)
 
 
-async def chaos(stack: RunningStack, folder: Path, *planned: tuple[str, str]) -> ChaosReport:
+async def chaos(
+    stack: RunningStack, folder: Path, *planned: tuple[str, str], qdrant: QdrantStandIn | None = None
+) -> ChaosReport:
     try:
-        report = await run_chaos(stack, folder, planned, calls=2, say=lambda text: None)
+        report = await run_chaos(stack, folder, planned, calls=2, say=lambda text: None, qdrant=qdrant)
     except EngineUnavailableError as error:
         pytest.skip(str(error))
     assert [(strike.kind, strike.moment) for strike in report.strikes] == list(planned)
@@ -67,10 +76,10 @@ async def test_call_actors_die_while_they_listen_think_and_speak(stack: RunningS
 
 
 async def test_what_calls_do_not_live_in_may_die_as_well_and_so_may_a_gateway(
-    stack: RunningStack, tmp_path: Path
+    stack: RunningStack, qdrant: QdrantStandIn, tmp_path: Path
 ) -> None:
-    others = ((GCS, ""), ("dispatcher", ""), (POSTGRES, ""), ("journal", ""))
-    report = await chaos(stack, tmp_path, *others, (GATEWAY, ""), (CALL_ACTOR, "listening"))
+    others = ((GCS, ""), ("dispatcher", ""), (POSTGRES, ""), ("journal", ""), (QDRANT, ""))
+    report = await chaos(stack, tmp_path, *others, (GATEWAY, ""), (CALL_ACTOR, "listening"), qdrant=qdrant)
     assert report.totals["excused"] > 0
     assert report.totals["answered"] == report.totals["asked"] - report.totals["excused"] > 0
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from kb_fakes import BagOfWordsEmbedder
+from kb_server import LocalServer
+from qdrant_client import QdrantClient
 
 from kb.knowledge import KnowledgeBase, KnowledgeOptions
 from kb.ledger import MemoryLedger
@@ -16,19 +18,28 @@ def bag_embedder() -> BagOfWordsEmbedder:
     return BagOfWordsEmbedder()
 
 
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """The Qdrant server that QDRANT_URL names, or else a stand-in for one."""
+    if url := os.environ.get("QDRANT_URL", ""):
+        yield url
+        return
+    server = LocalServer()
+    server.start()
+    yield server.url
+    server.stop()
+
+
 @pytest.fixture(params=["embedded", "server"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], VectorStore]]:
+def make_store(request: pytest.FixtureRequest, tmp_path: Path, server_url: str) -> Iterator[Callable[[], VectorStore]]:
     """Opens the same store again on every call; the earlier one must be closed in the embedded case."""
-    url = os.environ.get("QDRANT_URL", "")
-    if request.param == "server" and not url:
-        pytest.skip("no Qdrant server: set QDRANT_URL to run the store tests against one")
     collection = f"test-{uuid.uuid4().hex[:12]}"
     opened: list[VectorStore] = []
 
     def make(dimension: int = 64) -> VectorStore:
         for store in opened:
             store.close()
-        place = {"url": url} if request.param == "server" else {"path": tmp_path / "qdrant"}
+        place = {"url": server_url} if request.param == "server" else {"path": tmp_path / "qdrant"}
         opened.append(VectorStore(collection=collection, dimension=dimension, **place))
         return opened[-1]
 
@@ -36,9 +47,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     for store in opened:
         store.close()
     if request.param == "server":
-        from qdrant_client import QdrantClient
-
-        QdrantClient(url=url).delete_collection(collection)
+        QdrantClient(url=server_url, check_compatibility=False).delete_collection(collection)
 
 
 @pytest.fixture
