@@ -58,6 +58,16 @@ def test_a_slope_is_found_in_noise_and_none_where_there_is_none():
     assert slope([5] * 20, range(20)) is None
 
 
+def test_samples_that_wander_by_themselves_do_not_grow():
+    chance, found = np.random.default_rng(3), []
+    for _ in range(40):
+        wandering = [0.0]
+        for step in chance.normal(0, 1, 119):
+            wandering.append(0.9 * wandering[-1] + step)
+        found.append(slope(range(120), wandering))
+    assert sum(not estimate.low <= 0 <= estimate.high for estimate in found) <= 6
+
+
 def test_a_slope_does_not_follow_one_outlier():
     values = [100.0] * 30
     values[-1] = 1e6
