@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, replace
-
-import msgspec
 
 from actors.call.kit import MachineFactory
 from actors.call.outbox import JournalOutbox
+from actors.call.packing import unpacked
 from voice_agent.dialog.commands import EndCall, RecordTurn
 from voice_agent.dialog.events import CarrierStopped
 from voice_agent.errors import ProtocolError
+
+logger = logging.getLogger(__name__)
 
 LOST = "gateway_lost"
 
@@ -73,8 +75,9 @@ class Orphans:
         """Nobody came: let the dialog end itself, so that its turn and its call are on record."""
         reason, epoch = self._waiting[call_id].reason, self._waiting[call_id].epoch
         try:
-            machine = self._machines.restore(msgspec.msgpack.decode(self.take(call_id)))
-        except ProtocolError:
+            machine = self._machines.restore(unpacked(self.take(call_id)))
+        except ProtocolError as error:
+            logger.warning("a lost call's end is not recorded", extra={"call_id": call_id, "reason": error.message})
             return
         # The machine's clock does not run backwards: 0 means the time of its newest event.
         machine.receive(CarrierStopped(reason), 0)

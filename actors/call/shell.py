@@ -9,11 +9,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
-
 from actors.call.kit import CallKit, GatewayPort, Machine
 from actors.call.log import CallLog
 from actors.call.outbox import CallBegan, CallMoved
+from actors.call.packing import packed, unpacked
 from actors.call.turn_jobs import JobContext, TurnJobs, Utterances
 from actors.link.messages import FAULT, HANDED_OVER, Attach, Control, Play, Snapshot, ToGateway
 from voice_agent.dialog.commands import (
@@ -33,7 +32,6 @@ from voice_agent.dialog.commands import (
 )
 from voice_agent.dialog.events import CallStarted, CarrierStopped, Event, LoadChanged, SpeechPaused
 from voice_agent.dialog.records import CallRecord
-from voice_agent.errors import ProtocolError
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +296,7 @@ class CallShell:
 
     def _send_snapshot(self) -> None:
         self._snapshot_due_s = None
-        state = msgspec.msgpack.encode({**self._machine.snapshot(), _SHIFT: self._shift_ms})
+        state = packed({**self._machine.snapshot(), _SHIFT: self._shift_ms})
         if (state != self._snapshot or not self._answered) and not self._ended:
             self._snapshot, self._answered = state, True
             # All that was told has been fed by now, so the state speaks for it.
@@ -393,24 +391,9 @@ class CallShell:
         """How far the dialog's clock is ahead of the gateway's, in ms; a successor at that gateway goes on with it."""
         if self._reconnected:
             return max(0, self._machine.now_ms - attach.now_ms)
-        return int(_unpacked(attach.snapshot).get(_SHIFT, 0)) if attach.snapshot else 0
+        return int(unpacked(attach.snapshot).get(_SHIFT, 0)) if attach.snapshot else 0
 
     def _make_machine(self) -> Machine:
         if not self._attach.snapshot:
             return self._kit.machines.new(self.call_id)
-        return self._kit.machines.restore(_unpacked(self._attach.snapshot))
-
-
-def _unpacked(snapshot: bytes) -> dict[str, Any]:
-    """A packed snapshot.
-
-    Raises:
-        ProtocolError: it is none.
-    """
-    try:
-        values = msgspec.msgpack.decode(snapshot)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"a call snapshot that cannot be unpacked: {error!r}") from error
-    if not isinstance(values, dict):
-        raise ProtocolError("a call snapshot that is no mapping")
-    return values
+        return self._kit.machines.restore(unpacked(self._attach.snapshot))
