@@ -19,9 +19,11 @@ HEAP_MB: Final = 0.5
 
 _TIDY: Final = "tidy"
 _M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _NEVER: Final = 1 << 30
-# Python has a heap of its own for objects of up to 512 bytes, in arenas that it gives back when nothing is in them;
-# glibc maps each block above 128 KB by itself.
+# glibc maps larger blocks one by one. What a process frees raises its own limit, 128 KB, until its trimming is set.
+_MMAP_BYTES: Final = 4 << 20
+# Python has a heap of its own for objects of up to 512 bytes, in arenas that it gives back when nothing is in them.
 _ARENA_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 460
 _LARGE_BYTES: Final = 60_000
@@ -64,6 +66,7 @@ def touch_heap(megabytes: float) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
     large = [b"." * _LARGE_BYTES for _ in range(int(megabytes * 1e6) // _LARGE_BYTES)]
     small = [b"." * _SMALL_BYTES for _ in range(int(2.5 * _ARENA_BYTES) // _SMALL_BYTES)]
     # The one in the middle lies in an arena that is touched throughout, and keeps it.

@@ -19,12 +19,10 @@ from kb.retrieve import embed_sentences, retrieve
 from kb.store import StoredSentence, VectorStore
 from kb.vocabulary import VocabularyStats, write_vocabulary
 from voice_agent.errors import DocumentError
-from voice_agent.ports import Embedder, SearchResponse
+from voice_agent.ports import COPY, Embedder, SearchResponse
 
 logger = logging.getLogger(__name__)
 
-COPY = "copy"
-"""What has answered, where not the vector store itself."""
 # Part of every content hash: raise it when parsing, chunking or indexing changes, and everything is ingested anew.
 PIPELINE_VERSION = 1
 
@@ -83,12 +81,12 @@ class KnowledgeBase:
         self._options = options
         self._changing = threading.Lock()
         self._version = kb_version(ledger.entries().values())
-        self._copied = ""
+        self._copied: tuple[str, int] | None = None
 
     @property
-    def embedded(self) -> bool:
-        """Whether the vector store lives in this process: it is not away then while the process is there."""
-        return self._store.embedded
+    def copies(self) -> bool:
+        """Whether ``look`` keeps a copy: the vector store is a server."""
+        return self._store.copies
 
     @property
     def away(self) -> str:
@@ -113,20 +111,25 @@ class KnowledgeBase:
         return SearchResponse(passages, kb_version=self._version, engine_ms=elapsed_ms, engine=answering)
 
     def look(self) -> None:
-        """Ask a server that was away again, and keep the copy of what it holds like the ledger. To be called again
-        and again: documents come and go through other processes too.
+        """Ask a server that was away again, and copy what it holds when that has changed. To be called again and again:
+        documents come and go through other processes too.
 
         Raises:
             StorageError: the ledger or the server failed.
         """
         if self._store.away and not self._store.ask_again():
             return
-        with self._changing:
-            version = kb_version(self._ledger.entries().values())
-            if version != self._copied:
-                if not self._store.take_copy():
-                    logger.warning("no copy of the vector store: it holds more than kb.copy_sentences")
-                self._version = self._copied = version
+        self._version = kb_version(self._ledger.entries().values())
+        # What changes while it is copied changes one of these after it was read, and is copied at the next look.
+        now = self._version, self._store.count()
+        if now == self._copied:
+            return
+        sentences = self._store.take_copy()
+        self._copied = now
+        if sentences is None:
+            logger.warning("no copy of the vector store, it holds more than kb.copy_sentences", extra={"holds": now[1]})
+        else:
+            logger.info("vector store copied", extra={"sentences": sentences, "kb_version": now[0]})
 
     def ingest(self, paths: Sequence[str | Path], progress: Progress | None = None) -> IngestReport:
         """Bring files and folders in: new ones are added, changed ones replaced, unchanged ones skipped.
@@ -138,6 +141,7 @@ class KnowledgeBase:
             StorageError: the vector store or the ledger failed; what was done so far stays, and a new run goes on.
         """
         with self._changing:
+            self._store.prepare()
             return _Ingest(self._store, self._embedder, self._ledger, self._options).run(paths, progress, self._settle)
 
     def documents(self) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ _BATCH_POINTS = 128
 _TIMEOUT_S = 10
 _SEARCH_TIMEOUT_S = 2
 """Of a server: less than a turn waits for its passages (``turn.stage_deadline_s``), so that the reason can be told."""
+_OTHER_SHAPE = "the vector store holds points of another shape: set kb.collection to a new name"
 _POINT_NAMESPACE = uuid.UUID("6f1d7c0a-3b52-4b8e-9a53-0c6f6d0c8f11")
 
 
@@ -60,7 +61,7 @@ class SentenceHit:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Sentences and their vectors, row by row, for searches. Replaced whole by a change."""
+    """Sentences and their vectors, row by row, for searches. Replaced whole when something changes."""
 
     sentences: tuple[StoredSentence, ...]
     index: VectorIndex
@@ -81,8 +82,8 @@ class _Held:
 class VectorStore:
     """One collection of sentences. Thread-safe.
 
-    A server searches itself. The embedded store is searched in arrays held beside it, and so is the copy that
-    ``take_copy`` read while a server is away.
+    A server searches itself. The embedded store is searched in arrays held beside it; so is the copy that
+    ``take_copy`` made of what a server holds, while that is away.
 
     Args:
         path: folder of the embedded store; used when ``url`` is empty. One process at a time can hold it.
@@ -90,7 +91,7 @@ class VectorStore:
         api_key: its key.
         collection: name; made when missing.
         dimension: length of the dense vectors.
-        copy_sentences: a server's content is copied when it is no more than this.
+        copy_sentences: a server's content may be copied when it is no more than this; 0: never.
 
     Raises:
         StorageError: the folder is held by another process, the server is out of reach or refuses, or the collection
@@ -113,6 +114,7 @@ class VectorStore:
         self._where = url or str(path or "memory")
         self._embedded = not url
         self._held: _Held | None = None
+        self._copy: _Held | None = None
         self._away = ""
         # The embedded store is plain Python over shared arrays: no one may see an upsert half done. A server takes
         # requests side by side, and one that hangs must hold up nobody else's.
@@ -131,7 +133,7 @@ class VectorStore:
             if self._embedded:
                 self._searching = self._client
         try:
-            self._prepare(dimension)
+            self.prepare()
         except StorageError:
             self.close()
             raise
@@ -217,7 +219,7 @@ class VectorStore:
     def close(self) -> None:
         """Let go of the folder or the connection. Idempotent."""
         with self._lock:
-            self._held = None
+            self._held = self._copy = None
             self._client.close()
             self._searching.close()
 
@@ -227,26 +229,37 @@ class VectorStore:
         return self._away
 
     def ask_again(self) -> bool:
-        """Whether a server that was away has its collection again; searches go there then."""
+        """Ask a server that was away what searches ask; they go there when it answers and has sentences again."""
+        copy = self._copy
         try:
-            with self._guarded():
-                there = self._searching.collection_exists(self._collection)
+            self._server_has(0)
+            there = self.count() > 0 or (copy is not None and not copy.sentences)
         except StorageError:
             return False
         if there:
             self._away = ""
         return there
 
-    def take_copy(self) -> bool:
-        """Copy what a server holds, for searches while it is away; False when that is too much.
+    @property
+    def copies(self) -> bool:
+        """Whether a copy may be made."""
+        return not self._embedded and self._copy_sentences > 0
+
+    def count(self) -> int:
+        """Sentences stored."""
+        with self._guarded():
+            return self._client.count(self._collection, exact=True).count
+
+    def take_copy(self) -> int | None:
+        """Copy what a server holds, for searches while it is away. Returns the sentences; None: they are too many.
 
         Raises:
             StorageError: the server failed; an earlier copy stays.
         """
+        few = self.count() <= self._copy_sentences
         with self._guarded():
-            few = self._client.count(self._collection, exact=True).count <= self._copy_sentences
-            self._held = self._read() if few else None
-        return few
+            copy = self._copy = self._read() if few else None
+        return len(copy.sentences) if copy else None
 
     @property
     def embedded(self) -> bool:
@@ -263,10 +276,10 @@ class VectorStore:
             self._hold()
 
     def _answer(self, server: Callable[[], T], held: Callable[[_Held], T]) -> T:
-        """By what is held, of a server only while it is away."""
+        """By the server; by the copy of it while it is away; by what is held of the embedded store."""
         if self._embedded:
             return held(self._hold())
-        copy = self._held
+        copy = self._copy
         if copy is None or not self._away:
             try:
                 return server()
@@ -305,11 +318,16 @@ class VectorStore:
                 yield self._held and self._held.without(source)
                 done = True
             finally:
-                # What became of the change is read again. A server that failed cannot be read: the copy stays.
-                if not done and self._embedded:
+                if not done:
                     self._held = None
 
-    def _prepare(self, dimension: int) -> None:
+    def prepare(self) -> None:
+        """Make the collection where there is none, as when a server has come back without its disk.
+
+        Raises:
+            StorageError: the store failed, or the collection holds vectors of another length.
+        """
+        dimension = self._dimension
         with self._guarded():
             if not self._client.collection_exists(self._collection):
                 self._create(dimension)
@@ -396,8 +414,11 @@ def _weights(stored: StoredSentence) -> dict[int, float]:
 def _rows(points: Sequence[models.Record]) -> _Held:
     sentences = tuple(_stored(point.payload) for point in points)
     vectors: list[Any] = [point.vector for point in points]
-    dense = np.array([vector[DENSE] for vector in vectors], dtype=np.float32)
-    sparse = [dict(zip(vector[SPARSE].indices, vector[SPARSE].values, strict=True)) for vector in vectors]
+    try:
+        dense = np.array([vector[DENSE] for vector in vectors], dtype=np.float32)
+        sparse = [dict(zip(vector[SPARSE].indices, vector[SPARSE].values, strict=True)) for vector in vectors]
+    except (KeyError, TypeError) as error:
+        raise StorageError(_OTHER_SHAPE) from error
     return _Held(sentences, build_index(dense, sparse))
 
 
@@ -407,4 +428,4 @@ def _stored(payload: Mapping[str, Any] | None) -> StoredSentence:
     try:
         return StoredSentence(**payload)
     except TypeError as error:
-        raise StorageError("the vector store holds points of another shape: set kb.collection to a new name") from error
+        raise StorageError(_OTHER_SHAPE) from error

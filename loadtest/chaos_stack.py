@@ -129,6 +129,7 @@ class Recovery:
         self._view = view
         self._ongoing = ongoing
         self._within_s = within_s
+        self._copy_answers = 0
 
     async def ms(self, victim: Victim, killed_at_s: float, before: int) -> list[float] | None:
         """One figure for each call that was on a call actor, one for any other process.
@@ -136,6 +137,8 @@ class Recovery:
         ``before`` is how many processes of the kind there were.
         """
         give_up_at_s = killed_at_s + self._within_s
+        if victim.kind == QDRANT:
+            self._copy_answers = await self._copies()
         while time.time() < give_up_at_s:
             found = await self._recovered(victim, killed_at_s, before)
             if found is not None:
@@ -194,12 +197,17 @@ class Recovery:
         return [(time.time() - killed_at_s) * 1000] if back else None
 
     async def _searched_again(self) -> bool:
-        """Whether the last question of each actor with calls was answered by Qdrant, and not by the copy of it."""
+        """Whether the copy of Qdrant has answered, and then, to each actor with calls, Qdrant itself."""
         hosts = (await self._view.status()).get("dispatcher", {}).get("hosts", {})
-        stages = [host.get("stages", {}).get("retriever", {}) for host in hosts.values() if host.get("calls")]
-        return any(stage.get("fallbacks") for stage in stages) and all(
-            stage.get("answering") == stage.get("engine") for stage in stages
+        asking = [host.get("stages", {}).get("retriever", {}) for host in hosts.values() if host.get("calls")]
+        return await self._copies() > self._copy_answers and all(
+            stage.get("answering") == stage.get("engine") for stage in asking
         )
+
+    async def _copies(self) -> int:
+        """Answers by the copy so far."""
+        hosts = (await self._view.status()).get("dispatcher", {}).get("hosts", {})
+        return sum(host.get("stages", {}).get("retriever", {}).get("fallbacks", 0) for host in hosts.values())
 
     async def _moved(self, victim: Victim, killed_at_s: float) -> list[float] | None:
         """From the kill to the next actor's first word, for each call, as the gateways noted it."""

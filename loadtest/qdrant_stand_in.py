@@ -183,6 +183,7 @@ class QdrantStandIn:
         self._end()
 
     def _start(self) -> None:
+        self._end()
         command = (sys.executable, "-m", "loadtest.qdrant_stand_in", str(self._folder), "--port", str(self._port))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
 

@@ -16,7 +16,7 @@ from configs.runtime import StackContext
 from kb.opening import open_knowledge_base
 from serve_apps.replica import as_ours
 from voice_agent.errors import StorageError
-from voice_agent.ports import Capabilities, SearchRequest, SearchResponse
+from voice_agent.ports import COPY, Capabilities, SearchRequest, SearchResponse
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,6 +26,7 @@ _LOOK_S = 30.0
 """Between two looks whether other processes have changed what a server holds."""
 _ASK_AGAIN_S = 1.0
 """Between two questions whether a server that was away is back."""
+_NOBODY = ""
 
 
 class Retriever:
@@ -35,12 +36,12 @@ class Retriever:
         self._knowledge = open_knowledge_base(
             context.settings, data_dir=context.data_dir, dsn=context.dsn, root=Path(root) if root else None
         )
-        self._away = ""
         self._engine = context.settings.retriever.engine
         self._searches = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="ingest")
-        self._missed = threading.Event()
-        if not self._knowledge.embedded:
+        self._told, self._telling = self._engine, threading.Lock()
+        self._look_now = threading.Event()
+        if self._knowledge.copies:
             threading.Thread(target=self._look, name="look", daemon=True).start()
 
     async def capabilities(self) -> Capabilities:
@@ -58,34 +59,46 @@ class Retriever:
                 self._searches, lambda: self._knowledge.search(request.query, request.top_k), request.call_id
             )
         except StorageError as error:
-            self._tell("questions have no answer", error.message)
+            self._tell(_NOBODY, error.message)
             raise
-        if found.engine:
-            self._tell("a copy of it answers", self._knowledge.away)
-            self._missed.set()
-        else:
-            self._tell("", "")
-        return replace(found, engine=found.engine or self._engine)
+        if found.engine == COPY:
+            self._look_now.set()
+        answered = replace(found, engine=found.engine or self._engine)
+        self._tell(answered.engine, self._knowledge.away)
+        return answered
 
-    def _tell(self, so: str, reason: str) -> None:
-        """Say once that the vector store is away, and once that it is back: callers are told each time."""
-        if so and so != self._away:
-            logger.warning("vector store away, %s", so, extra={"reason": reason})
-        elif self._away and not so:
+    def _tell(self, answering: str, reason: str = "") -> None:
+        """Log that the vector store is away, and that it is back, once each: callers are told each time."""
+        with self._telling:
+            before, self._told = self._told, answering
+        if answering == before:
+            return
+        if answering == COPY:
+            logger.warning("vector store away, a copy of it answers", extra={"reason": reason})
+        elif answering == _NOBODY:
+            logger.warning("vector store away, questions have no answer", extra={"reason": reason})
+        else:
             logger.warning("vector store is back")
-        self._away = so
 
     def _look(self) -> None:
+        """Keep the copy of what a server holds, and ask a server that is away again, for ever."""
+        failed = ""
         while True:
             try:
                 self._knowledge.look()
             except StorageError as error:
-                logger.warning("no look at the vector store", extra={"reason": error.message})
-            self._missed.clear()
+                if error.message != failed:
+                    logger.warning("vector store not looked at", extra={"reason": error.message})
+                failed = error.message
+            else:
+                failed = ""
+            self._look_now.clear()
             if self._knowledge.away:
                 time.sleep(_ASK_AGAIN_S)
             else:
-                self._missed.wait(_LOOK_S)
+                if not failed:
+                    self._tell(self._engine)
+                self._look_now.wait(_LOOK_S)
 
     async def ingest(self, paths: list[str]) -> dict[str, Any]:
         """Bring files and folders in and write the recogniser's vocabulary; the report as plain values.
@@ -96,6 +109,7 @@ class Retriever:
             StorageError: the vector store or the ledger failed.
         """
         report = await self._run(self._changes, lambda: self._knowledge.ingest(paths))
+        self._look_now.set()
         return report.as_dict()
 
     async def documents(self) -> list[dict[str, Any]]:
@@ -110,6 +124,7 @@ class Retriever:
             StorageError: the vector store or the ledger failed.
         """
         report = await self._run(self._changes, lambda: self._knowledge.remove(source))
+        self._look_now.set()
         return report.as_dict()
 
     async def _run(self, executor: ThreadPoolExecutor, work: Callable[[], T], call_id: str = "") -> T:

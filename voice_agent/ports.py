@@ -174,6 +174,10 @@ class Passage:
     unknown: tuple[str, ...] = ()
 
 
+COPY = "copy"
+"""The ``engine`` that has found passages where the vector store is away, and a copy of it is asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchResponse:
     """Passages, best first, the knowledge base version they came from, and what has found them."""

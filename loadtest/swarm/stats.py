@@ -106,13 +106,14 @@ def slope(x: Sequence[float], y: Sequence[float]) -> Estimate | None:
     """Growth of ``y`` per unit of ``x`` (Theil-Sen: the median of all pairs' slopes), with its 95 % interval.
 
     The interval is that of Kendall's rank test, which asks for no shape of the noise, but that points know nothing of
-    each other. Samples of one process do: means of ``BATCHES`` stretches stand for them where there are enough. None
-    with less than 8 points.
+    each other. Samples of one process do: from 24 on, means of ``BATCHES`` stretches stand for them. None with less
+    than 8 points.
     """
     at, level = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    each = len(at) // BATCHES
-    if each > 1:
-        at, level = (points[-each * BATCHES :].reshape(BATCHES, each).mean(axis=1) for points in (at, level))
+    if len(at) >= 2 * BATCHES:
+        at, level = (
+            np.array([stretch.mean() for stretch in np.array_split(points, BATCHES)]) for points in (at, level)
+        )
     count = len(at)
     if count < 8:
         return None

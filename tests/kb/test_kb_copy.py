@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from kb_fakes import BagOfWordsEmbedder
 from kb_server import LocalServer
+from qdrant_client import QdrantClient
 
-from kb.knowledge import COPY, KnowledgeBase, KnowledgeOptions
+import kb.store
+from kb.knowledge import KnowledgeBase, KnowledgeOptions
 from kb.ledger import MemoryLedger
 from kb.store import VectorStore
 from voice_agent.errors import StorageError
+from voice_agent.ports import COPY
 
 Open = Callable[..., KnowledgeBase]
 
@@ -86,14 +90,6 @@ def test_the_copy_has_what_other_processes_brought_in(server: LocalServer, open_
     assert found(reader) == (["We open at ten."], COPY)
 
 
-def test_the_copy_has_what_this_process_brought_in_at_once(server: LocalServer, open_kb: Open, tmp_path: Path) -> None:
-    base = open_kb()
-    base.look()
-    base.ingest([write(tmp_path, "We open at nine.")])
-    server.stop()
-    assert found(base) == (["We open at nine."], COPY)
-
-
 def test_a_change_that_fails_leaves_the_copy_as_it_was(server: LocalServer, open_kb: Open, tmp_path: Path) -> None:
     base = open_kb()
     base.ingest([write(tmp_path, "We open at nine.")])
@@ -104,16 +100,54 @@ def test_a_change_that_fails_leaves_the_copy_as_it_was(server: LocalServer, open
     assert found(base) == (["We open at nine."], COPY)
 
 
-def test_a_server_that_comes_back_empty_is_not_asked(server: LocalServer, open_kb: Open, tmp_path: Path) -> None:
+def test_a_server_that_hangs_is_waited_for_once(
+    server: LocalServer, open_kb: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kb.store, "_SEARCH_TIMEOUT_S", 1)
     base = open_kb()
     base.ingest([write(tmp_path, "We open at nine.")])
     base.look()
-    other = VectorStore(url=server.url, dimension=64)
-    other._client.delete_collection("kb")
-    other.close()
+    server.free.clear()
+    before = server.searches
+    assert [found(base) for _ in range(3)] == 3 * [(["We open at nine."], COPY)]
+    assert server.searches == before + 1
+    base.look()
+    assert found(base)[1] == COPY, "it answers all but searches"
+    server.free.set()
+    base.look()
+    assert found(base) == (["We open at nine."], "")
+
+
+def test_a_server_that_comes_back_empty_is_not_asked_until_an_ingest_has_filled_it(
+    server: LocalServer, open_kb: Open, tmp_path: Path
+) -> None:
+    base = open_kb()
+    base.ingest([write(tmp_path, "We open at nine.")])
+    base.look()
+    with closing(QdrantClient(url=server.url, check_compatibility=False)) as client:
+        client.delete_collection("kb")
     assert found(base) == (["We open at nine."], COPY)
     base.look()
-    assert found(base) == (["We open at nine."], COPY)
+    assert base.away, "it has no collection"
+    open_kb()
+    base.look()
+    assert found(base) == (["We open at nine."], COPY), "another process has made an empty collection"
+    base.ingest([tmp_path / "hours.md"])
+    base.look()
+    assert found(base) == (["We open at nine."], "")
+
+
+def test_what_went_missing_and_came_back_is_in_the_copy(server: LocalServer, open_kb: Open, tmp_path: Path) -> None:
+    base, other = open_kb(), open_kb()
+    base.ingest([write(tmp_path, "We open at nine.")])
+    with closing(QdrantClient(url=server.url, check_compatibility=False)) as client:
+        client.delete_collection("kb")
+    other = open_kb()
+    other.look()
+    base.ingest([tmp_path / "hours.md"])
+    other.look()
+    server.stop()
+    assert found(other) == (["We open at nine."], COPY)
 
 
 def test_what_is_too_much_is_not_copied_and_that_is_told(
@@ -123,9 +157,7 @@ def test_what_is_too_much_is_not_copied_and_that_is_told(
     base.ingest([write(tmp_path, "We open at nine.", "We close at five.")])
     base.look()
     base.look()
-    assert [record.message for record in caplog.records if "kb.copy_sentences" in record.message] == [
-        "no copy of the vector store: it holds more than kb.copy_sentences"
-    ]
+    assert [record.holds for record in caplog.records if "kb.copy_sentences" in record.message] == [2]
     server.stop()
     with pytest.raises(StorageError, match=r"check kb\.qdrant_url"):
         found(base)

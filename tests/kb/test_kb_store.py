@@ -1,15 +1,20 @@
+import uuid
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from kb_fakes import BagOfWordsEmbedder
+from qdrant_client import QdrantClient
 
 from kb.document import Chunk
 from kb.retrieve import embed_sentences, retrieve
 from kb.store import VectorStore
 from kb.terms import query_vector
 from voice_agent.errors import StorageError
+from voice_agent.ports import Passage
 
 HOURS = [
     Chunk(0, "Shop > Hours", ("We open at nine.", "We close at five.")),
@@ -90,3 +95,24 @@ def test_a_folder_in_use_says_so(tmp_path: Path) -> None:
 def test_a_server_out_of_reach_is_a_storage_error() -> None:
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9"):
         VectorStore(url="http://127.0.0.1:9", dimension=4)
+
+
+def test_a_copy_finds_what_the_server_finds(server_url: str, bag_embedder: BagOfWordsEmbedder) -> None:
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    store = VectorStore(url=server_url, collection=name, dimension=bag_embedder.dimension, copy_sentences=10)
+    fill(store, bag_embedder, "hours.md", "v1", HOURS)
+    assert store.take_copy() == 3
+    questions = ("where is the harbor", "when do you open", "zebra")
+
+    def passages() -> list[tuple[Passage, ...]]:
+        return [retrieve(store, bag_embedder, question, top_k=4) for question in questions]
+
+    by_server = passages()
+    with closing(QdrantClient(url=server_url, check_compatibility=False)) as client:
+        client.delete_collection(name)
+    by_copy = passages()
+    assert store.away
+    for one, other in zip(by_server, by_copy, strict=True):
+        assert [replace(hit, dense=0, score=0) for hit in one] == [replace(hit, dense=0, score=0) for hit in other]
+        assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], abs=1e-5)
+    store.close()
