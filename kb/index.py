@@ -1,4 +1,4 @@
-"""What a search of the embedded store reads: all vectors in a few flat arrays, so that no search loops over sentences.
+"""What a search of the embedded store or of a copy reads: vectors in flat arrays, so that none loops over sentences.
 
 Qdrant's embedded client walks every point in Python, and copies what it returns; this takes 1 % of that. Scores are
 the client's: cosine, and BM25 with the inverse document frequency ln(1 + (n - df + 0.5) / (df + 0.5)).
