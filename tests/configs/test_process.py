@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import platform
+import re
 import subprocess
 import sys
 import weakref
@@ -111,3 +113,33 @@ def test_work_finds_the_memory_that_was_reserved() -> None:
 
     assert all(size > least for size, least in zip(grown("new"), (2e6, 5e5), strict=True))
     assert all(size < 1e5 for size in grown("reserved"))
+
+
+_GIVEN_BACK = """
+import ctypes, psutil
+from configs.process import touch_again, touch_heap
+def rss():
+    return psutil.Process().memory_info().rss
+touch_heap(4.0)
+touched = rss()
+ctypes.CDLL(None).malloc_trim(0)
+trimmed = rss()
+touch_again()
+print(touched - trimmed, touched - rss())
+"""
+
+
+def _populates() -> bool:
+    """Linux from 5.14 on, with glibc."""
+    release = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
+    return sys.platform == "linux" and release >= (5, 14) and hasattr(ctypes.CDLL(None), "malloc_trim")
+
+
+@pytest.mark.skipif(not _populates(), reason="no MADV_POPULATE_WRITE")
+def test_memory_that_a_library_gives_back_is_touched_again() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", _GIVEN_BACK], check=True, timeout=60, capture_output=True, text=True
+    ).stdout.split()
+    given_back, missing = map(int, told)
+    assert given_back > 3e6
+    assert missing < 2e5
