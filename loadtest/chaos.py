@@ -268,16 +268,19 @@ async def _main(arguments: argparse.Namespace) -> int:
     out_dir: Path = arguments.out
     await asyncio.to_thread(out_dir.mkdir, parents=True, exist_ok=True)
     sets = SETS | dict(pair.split("=", 1) for pair in arguments.set)
-    others = OTHERS if arguments.kinds is None else tuple(kind for kind in arguments.kinds.split(",") if kind)
-    if "kb.qdrant_url" in sets:
-        others = tuple(kind for kind in others if kind != QDRANT)  # another one than ours, or none
+    ours = "kb.qdrant_url" not in sets
+    others = tuple(kind for kind in OTHERS if ours or kind != QDRANT)
+    if arguments.kinds is not None:
+        others = tuple(kind for kind in arguments.kinds.split(",") if kind)
     stalled = tuple(kind for kind in arguments.stalled.split(",") if kind)
     planned = plan(arguments.actor_kills, arguments.rounds, others, arguments.stalls, stalled)
     _say(f"starting a stack; {len(planned)} strikes, {arguments.calls} calls at a time")
     with QdrantStandIn(out_dir / "qdrant") as qdrant:
         sets = {"kb.qdrant_url": qdrant.url} | sets
         async with running_stack("simulated", sets, out_dir / "var", out_dir / "up.log") as stack:
-            report = await run_chaos(stack, out_dir, planned, calls=arguments.calls, say=_say, qdrant=qdrant)
+            report = await run_chaos(
+                stack, out_dir, planned, calls=arguments.calls, say=_say, qdrant=qdrant if ours else None
+            )
     report.write(out_dir)
     print(report.markdown())
     return 0 if report.good else 1
